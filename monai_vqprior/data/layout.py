@@ -1,0 +1,102 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from monai_vqprior.errors import InputError
+
+__all__ = ["SPLITS", "natural_key", "parse_slice_name", "slice_name", "split_folder", "split_subjects"]
+
+#: the splits of a data set, in the order in which they are reported.
+SPLITS = ("train", "validate", "test")
+
+_SLICE_NAME = re.compile(r"^(?P<subject>.*?)[_-]?slice[_-]?(?P<index>\d+)$", re.IGNORECASE)
+
+
+def split_folder(dataset_dir: str | Path, split: str) -> Path:
+    """Folder of one split in the layout of the preprocessed OASIS slices, ``keras_png_slices_{split}``."""
+    if split not in SPLITS:
+        raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+    return Path(dataset_dir) / f"keras_png_slices_{split}"
+
+
+def slice_name(case: str, index: int) -> str:
+    """File name of a slice in the layout of the preprocessed OASIS slices: ``case_441_slice_0.nii.png``."""
+    return f"case_{case}_slice_{index}.nii.png"
+
+
+def parse_slice_name(name: str) -> tuple[str | None, int | None]:
+    """
+    Read the subject and the slice index from a file name.
+
+    Args:
+        name: a file name with or without its suffixes, such as ``case_441_slice_0.nii.png``.
+
+    Returns:
+        subject and slice index, ``("case_441", 0)``; both None where the name does not tell.
+    """
+    match = _SLICE_NAME.match(name.split(".")[0])
+    if match is None or not match["subject"]:
+        return None, None
+    return match["subject"], int(match["index"])
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts ``slice_10`` after ``slice_9``: runs of digits compare as numbers."""
+    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
+
+
+def split_subjects(
+    subjects: Sequence[str], fractions: Mapping[str, float] | None = None, seed: int = 0
+) -> dict[str, list[str]]:
+    """
+    Deal subjects to splits at random, so that no subject is in two of them.
+
+    Args:
+        subjects: subject names; duplicates count once, and their order does not matter.
+        fractions: share of the subjects for each split of :data:`SPLITS`, which sum to 1; 0.8, 0.1, 0.1 by default.
+        seed: the same seed deals the same subjects in the same way.
+
+    Returns:
+        the subjects of each split, in natural order. With enough subjects no split with a share is empty.
+
+    Raises:
+        InputError: when the fractions do not sum to 1 or there are fewer subjects than splits to fill.
+    """
+    shares = dict(fractions) if fractions is not None else {"train": 0.8, "validate": 0.1, "test": 0.1}
+    if set(shares) - set(SPLITS) or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+        raise InputError(f"fractions must name {', '.join(SPLITS)} and sum to 1, got {shares}.")
+    wanted = [split for split in SPLITS if shares.get(split, 0) > 0]
+    names = sorted(set(subjects), key=natural_key)
+    if len(names) < len(wanted):
+        raise InputError(f"{len(names)} subjects cannot fill the splits {', '.join(wanted)}: add subjects.")
+
+    # Each wanted split gets one subject first; the rest are dealt by largest remainder.
+    targets = np.array([shares[split] * len(names) for split in wanted])
+    counts = np.maximum(1, np.floor(targets).astype(int))
+    while counts.sum() > len(names):
+        counts[np.argmax(counts)] -= 1
+    while counts.sum() < len(names):
+        counts[np.argmax(targets - counts)] += 1
+
+    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    dealt: dict[str, list[str]] = {split: [] for split in SPLITS}
+    start = 0
+    for split, count in zip(wanted, counts, strict=True):
+        dealt[split] = sorted(shuffled[start : start + count], key=natural_key)
+        start += count
+    return dealt

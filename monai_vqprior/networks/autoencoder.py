@@ -1,0 +1,259 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from monai.networks.layers.factories import Conv
+from monai.networks.utils import pixelshuffle, pixelunshuffle
+
+from monai_vqprior.networks.codebook import EMACodebook
+
+__all__ = ["AutoencoderVQ", "ResidualBlock"]
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with groups of 16 channels, or one group where that does not divide."""
+    return nn.GroupNorm(channels // 16 if channels % 16 == 0 else 1, channels)
+
+
+class ResidualBlock(nn.Module):
+    """
+    Pre-activation residual block: (GroupNorm, SiLU, 3x3 convolution) twice, and the input added.
+
+    The last convolution starts at zero, so that a deep stack starts as the identity.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels in and out.
+        dropout: probability that a channel is dropped before the second convolution.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.norm1 = _group_norm(channels)
+        self.conv1 = conv(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = _group_norm(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = conv(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, *spatial) -> (B, C, *spatial)."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(self.dropout(F.silu(self.norm2(y))))
+
+
+class Down(nn.Module):
+    """Space to channels by ``factor``, then a 3x3 convolution: no pixel is skipped and each kernel sees its neighbors."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, factor: int) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.factor = factor
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.conv = conv(in_channels * factor**spatial_dims, out_channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C_in, *spatial) -> (B, C_out, *spatial / factor)."""
+        return self.conv(pixelunshuffle(x, self.spatial_dims, self.factor))
+
+
+class Up(nn.Module):
+    """A 3x3 convolution, then channels to space by ``factor``: the mirror of :class:`Down`."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, factor: int) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.factor = factor
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.conv = conv(in_channels, out_channels * factor**spatial_dims, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C_in, *spatial) -> (B, C_out, *spatial * factor)."""
+        return pixelshuffle(self.conv(x), self.spatial_dims, self.factor)
+
+
+class AutoencoderVQ(nn.Module):
+    """
+    VQ-VAE for images of two or three dimensions, after van den Oord et al., "Neural Discrete Representation Learning"
+    (2017), https://arxiv.org/abs/1711.00937, with the interface of :class:`monai.networks.nets.VQVAE`.
+
+    The encoder folds patches of ``patch_size`` pixels into channels, so that all convolutions run at the resolution of
+    the code grid (and at twice, four times it for further ``channels``), where they are cheap; the decoder mirrors it.
+    A slice of 128 x 128 with the default patch of 4 becomes 32 x 32 codes.
+
+    In training mode a call returns (reconstruction, commitment loss) as MONAI's network does; in evaluation mode it
+    returns the reconstruction alone, one tensor, which is what MONAI's bundle checks and exporters expect.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: channels of the reconstruction.
+        channels: width of each level; the first works at 1/``patch_size`` of the image's resolution, each further one
+            at half of the level before.
+        num_encoder_blocks: residual blocks on each level of the encoder.
+        num_decoder_blocks: residual blocks on each level of the decoder.
+        patch_size: side of the patches that the first convolution sees as channels.
+        codebook: the quantizer, an :class:`~monai_vqprior.networks.EMACodebook` of 512 codes of length 8 by default.
+        dropout: probability that a channel is dropped inside a residual block.
+        use_checkpointing: recompute the residual blocks in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: when an argument is out of its range.
+
+    Example:
+        >>> network = AutoencoderVQ(spatial_dims=2, channels=(32,)).eval()
+        >>> images = torch.rand(2, 1, 64, 64)
+        >>> network(images).shape, network.index_quantize(images).shape
+        (torch.Size([2, 1, 64, 64]), torch.Size([2, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        channels: Sequence[int] = (64,),
+        num_encoder_blocks: int = 2,
+        num_decoder_blocks: int = 4,
+        patch_size: int = 4,
+        codebook: nn.Module | None = None,
+        dropout: float = 0.0,
+        use_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        if not channels or any(width < 1 for width in channels):
+            raise ValueError(f"channels must name at least one width, all positive, got {list(channels)}.")
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, got {patch_size}.")
+        if num_encoder_blocks < 0 or num_decoder_blocks < 0:
+            raise ValueError(
+                f"num_encoder_blocks and num_decoder_blocks must not be negative, got {num_encoder_blocks} and "
+                f"{num_decoder_blocks}."
+            )
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.use_checkpointing = use_checkpointing
+        self.codebook = EMACodebook() if codebook is None else codebook
+        self.num_embeddings: int = self.codebook.num_embeddings
+        self.embedding_dim: int = self.codebook.embedding_dim
+        #: pixels that one code stands for along each axis.
+        self.stride: int = patch_size * 2 ** (len(channels) - 1)
+
+        factors = [patch_size, *(2 for _ in channels[1:])]
+        widths = list(channels)
+        pointwise = Conv[Conv.CONV, spatial_dims]
+
+        def blocks(width: int, number: int) -> list[nn.Module]:
+            return [ResidualBlock(spatial_dims, width, dropout) for _ in range(number)]
+
+        encoder: list[nn.Module] = []
+        for before, width, factor in zip([in_channels, *widths[:-1]], widths, factors, strict=True):
+            encoder += [Down(spatial_dims, before, width, factor), *blocks(width, num_encoder_blocks)]
+        encoder += [_group_norm(widths[-1]), nn.SiLU(), pointwise(widths[-1], self.embedding_dim, 1)]
+        self.encoder = nn.ModuleList(encoder)
+
+        decoder: list[nn.Module] = [pointwise(self.embedding_dim, widths[-1], 3, padding=1)]
+        for width, after, factor in zip(widths[::-1], [*widths[-2::-1], out_channels], factors[::-1], strict=True):
+            decoder += [*blocks(width, num_decoder_blocks), _group_norm(width), nn.SiLU()]
+            decoder += [Up(spatial_dims, width, after, factor)]
+        self.decoder = nn.ModuleList(decoder)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """
+        Encoder output before quantization.
+
+        Args:
+            images: (B, in_channels, *spatial), values in 0..1; each side a multiple of :attr:`stride`.
+
+        Returns:
+            (B, D, *spatial / stride).
+
+        Raises:
+            ValueError: when the image has other dimensions or a side that the stride does not divide.
+        """
+        if images.dim() != self.spatial_dims + 2:
+            raise ValueError(f"images must have {self.spatial_dims + 2} dimensions (B, C, ...), got {images.dim()}.")
+        for size in images.shape[2:]:
+            if size % self.stride != 0:
+                raise ValueError(f"image sides must be multiples of the network's stride {self.stride}, got {size}.")
+        x = images
+        for layer in self.encoder:
+            x = self._run(layer, x)
+        return x
+
+    def quantize(self, encodings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Replace encoder outputs by their nearest codes. Never writes.
+
+        Args:
+            encodings: (B, D, *grid).
+
+        Returns:
+            the quantized encodings (B, D, *grid) and the commitment loss, a scalar.
+        """
+        quantized, _, loss = self.codebook.quantize(encodings)
+        return quantized, loss
+
+    def decode(self, quantizations: torch.Tensor) -> torch.Tensor:
+        """Images (B, out_channels, *grid * stride) of quantized encodings (B, D, *grid)."""
+        x = quantizations
+        for layer in self.decoder:
+            x = self._run(layer, x)
+        return x
+
+    def index_quantize(self, images: torch.Tensor) -> torch.Tensor:
+        """Code grids (B, *spatial / stride), int64, of images (B, in_channels, *spatial)."""
+        return self.codebook.encode(self.encode(images))
+
+    def decode_samples(self, embedding_indices: torch.Tensor) -> torch.Tensor:
+        """Images (B, out_channels, *grid * stride) of code grids (B, *grid)."""
+        return self.decode(self.codebook.decode(embedding_indices))
+
+    def encode_stage_2_inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Quantized encodings (B, D, *spatial / stride) of images, as latent models of MONAI ask for them."""
+        return self.codebook.decode(self.index_quantize(x))
+
+    def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
+        """Images of latents (B, D, *grid) that a latent model made: quantized, then decoded."""
+        return self.decode_samples(self.codebook.encode(z))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """
+        Reconstruct images through the codes.
+
+        Args:
+            images: (B, in_channels, *spatial).
+
+        Returns:
+            in training mode the reconstruction (B, out_channels, *spatial) and the commitment loss; in evaluation mode
+            the reconstruction.
+        """
+        if not self.training:
+            return self.decode_samples(self.index_quantize(images))
+        quantized, _, loss = self.codebook(self.encode(images))
+        return self.decode(quantized), loss
+
+    def _run(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Apply a layer; a residual block under activation checkpointing where that is wanted and gradients are."""
+        if self.use_checkpointing and torch.is_grad_enabled() and isinstance(layer, ResidualBlock):
+            return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+        return layer(x)

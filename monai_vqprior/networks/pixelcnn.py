@@ -1,0 +1,228 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from monai.networks.layers.factories import Conv
+from monai.utils import ensure_tuple_rep
+
+from monai_vqprior.networks.causal import GatedLayer, shift
+
+__all__ = ["GatedPixelCNN"]
+
+
+class GatedPixelCNN(nn.Module):
+    """
+    Autoregressive prior over grids of discrete codes: the product of p(code | codes before it).
+
+    The gated PixelCNN of van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (2016),
+    https://arxiv.org/abs/1606.05328, for grids of two or three dimensions, with a stack of causal convolutions for each
+    axis (:class:`~monai_vqprior.networks.causal.GatedLayer`) and a learned embedding of each position, because brains
+    in a common space differ by position more than by anything else.
+
+    :meth:`forward` gives the logits of all positions of a known grid at once; :meth:`generate` visits the positions in
+    order and computes at each only what is new.
+
+    Args:
+        spatial_dims: 2 or 3.
+        num_embeddings: number of codes, K.
+        spatial_size: size of the grid, one number for all axes or one an axis.
+        channels: channels of every layer, C.
+        num_layers: number of gated layers.
+        kernel_size: odd size of the causal kernels.
+        num_classes: number of classes of each label that grids can be conditioned on, such as ``[4]`` for four
+            dementia classes; none by default.
+        num_values: how many continuous values grids can be conditioned on, such as 1 for the slice position.
+        dropout: probability that a gated feature is dropped in training.
+
+    Raises:
+        ValueError: when an argument is out of its range.
+
+    Example:
+        >>> prior = GatedPixelCNN(spatial_dims=2, num_embeddings=16, spatial_size=8, channels=8, num_layers=2)
+        >>> prior(torch.randint(16, (2, 8, 8))).shape
+        torch.Size([2, 16, 8, 8])
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        num_embeddings: int = 512,
+        spatial_size: int | Sequence[int] = 32,
+        channels: int = 96,
+        num_layers: int = 12,
+        kernel_size: int = 5,
+        num_classes: Sequence[int] = (),
+        num_values: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        for name, value in {"num_embeddings": num_embeddings, "channels": channels, "num_layers": num_layers}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if num_values < 0 or any(number < 1 for number in num_classes):
+            raise ValueError(f"num_classes and num_values must be positive, got {list(num_classes)} and {num_values}.")
+        self.spatial_dims = spatial_dims
+        self.num_embeddings = num_embeddings
+        self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
+        if any(size < 1 for size in self.spatial_size):
+            raise ValueError(f"spatial_size must be positive, got {spatial_size}.")
+        self.num_classes = tuple(num_classes)
+        self.num_values = num_values
+
+        pointwise = Conv[Conv.CONV, spatial_dims]
+        self.embedding = nn.Embedding(num_embeddings, channels)
+        self.position = nn.Parameter(torch.zeros(1, channels, *self.spatial_size))
+        self.layers = nn.ModuleList(GatedLayer(spatial_dims, channels, kernel_size, dropout) for _ in range(num_layers))
+        self.head = nn.Sequential(
+            nn.SiLU(), pointwise(channels, channels, 1), nn.SiLU(), pointwise(channels, num_embeddings, 1)
+        )
+
+        # One embedding a class, one direction a value; each value also has an indicator that tells 0 from missing.
+        self.class_embeddings = nn.ModuleList(nn.Embedding(number, channels) for number in self.num_classes)
+        self.value_embedding = nn.Linear(2 * num_values, channels, bias=False) if num_values else None
+        conditional = bool(self.num_classes) or num_values > 0
+        self.condition_heads = nn.ModuleList(
+            nn.Linear(channels, 2 * channels, bias=False) for _ in range(num_layers if conditional else 0)
+        )
+
+    def forward(
+        self, codes: torch.Tensor, labels: torch.Tensor | None = None, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Logits of every position given the codes before it.
+
+        Args:
+            codes: (B, *spatial), integers in 0..K-1, of the network's ``spatial_size``.
+            labels: (B, number of labels), a class for each label, -1 where it is not known; None when none is known.
+            values: (B, num_values), NaN where a value is not known; None when none is known.
+
+        Returns:
+            (B, K, *spatial); position i depends on the codes before i alone.
+
+        Raises:
+            ValueError: when the shapes do not fit the network.
+        """
+        if tuple(codes.shape[1:]) != self.spatial_size:
+            raise ValueError(f"codes must be (B, {', '.join(map(str, self.spatial_size))}), got {tuple(codes.shape)}.")
+        embedded = self.embedding(codes).movedim(-1, 1)  # (B, *spatial, C) -> (B, C, *spatial)
+        stacks = [shift(embedded, axis) + self.position for axis in range(self.spatial_dims)]
+        for layer, condition in zip(self.layers, self._conditions(len(codes), labels, values), strict=True):
+            stacks = layer(stacks, condition)
+        return self.head(stacks[-1])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        choose: Callable[[int, torch.Tensor], torch.Tensor],
+        batch_size: int,
+        labels: torch.Tensor | None = None,
+        values: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Fill grids in raster order, each position computed once.
+
+        The stack of an axis advances one slice at a time along it: in two dimensions the vertical stack once a row and
+        the horizontal one once a position, each from a cache of its last inputs. A whole grid costs about the
+        arithmetic of one :meth:`forward`.
+
+        Args:
+            choose: given the position (0 for the first of the grid) and its logits (B, K), the codes (B,) to put there.
+            batch_size: number of grids, B.
+            labels: as in :meth:`forward`.
+            values: as in :meth:`forward`.
+
+        Returns:
+            codes, (B, *spatial) int64.
+        """
+        codes = torch.zeros(batch_size, *self.spatial_size, dtype=torch.long, device=self.position.device)
+        conditions = self._conditions(batch_size, labels, values)
+        self._advance(0, codes, self.position, [None] * len(self.layers), conditions, choose, 0)
+        return codes
+
+    def _advance(
+        self,
+        axis: int,
+        codes: torch.Tensor,
+        position: torch.Tensor,
+        links: Sequence[torch.Tensor | None],
+        conditions: Sequence[torch.Tensor | None],
+        choose: Callable[[int, torch.Tensor], torch.Tensor],
+        first: int,
+    ) -> None:
+        """
+        Run stack ``axis`` slice by slice, and inside each slice the stacks of the axes after it.
+
+        Args:
+            axis: the stack to run.
+            codes: the part of the grids that this run fills, (B, *spatial) with size 1 along the axes before ``axis``.
+            position: the position embedding of that part, (1, C, *spatial).
+            links: what the stack before says to each layer, (B, 2C, *spatial), or None for the first stack.
+            conditions: (B, 2C, 1, ...) or None, for each layer.
+            choose: see :meth:`generate`.
+            first: position in raster order of the first code of the part.
+        """
+        length = codes.shape[axis + 1]
+        stride = codes[0].numel() // length  # positions in one slice
+        caches: list[torch.Tensor | None] = [None] * len(self.layers)
+        before = torch.zeros(1)
+        for i in range(length):
+            x = position.narrow(axis + 2, i, 1)
+            if i > 0:
+                x = self.embedding(before).movedim(-1, 1) + x
+            x = x.expand(len(codes), *x.shape[1:])
+            part = codes.narrow(axis + 1, i, 1)
+            inner: list[torch.Tensor | None] = []
+            for index, layer in enumerate(self.layers):
+                link = links[index]
+                conv = layer.convs[axis]
+                cache = caches[index]
+                gate, caches[index] = conv.step(x, conv.start(x) if cache is None else cache)
+                gate = layer.add_context(gate, None if link is None else link.narrow(axis + 2, i, 1), conditions[index])
+                x = layer.finish(axis, x, gate)
+                if axis < len(layer.links):
+                    inner.append(layer.links[axis](gate))
+            start = first + i * stride
+            if axis + 1 < self.spatial_dims:
+                self._advance(axis + 1, part, position.narrow(axis + 2, i, 1), inner, conditions, choose, start)
+            else:
+                logits = self.head(x).flatten(1)  # (B, K, 1, ...) -> (B, K)
+                part.copy_(choose(start, logits).view_as(part))
+            before = part
+
+    def _conditions(
+        self, batch_size: int, labels: torch.Tensor | None, values: torch.Tensor | None
+    ) -> list[torch.Tensor | None]:
+        """What to add to the gates of each layer, (B, 2C, 1, ...), or None for each layer of a network without."""
+        if labels is not None and tuple(labels.shape) != (batch_size, len(self.num_classes)):
+            raise ValueError(f"labels must be ({batch_size}, {len(self.num_classes)}), got {tuple(labels.shape)}.")
+        if values is not None and tuple(values.shape) != (batch_size, self.num_values):
+            raise ValueError(f"values must be ({batch_size}, {self.num_values}), got {tuple(values.shape)}.")
+        if not len(self.condition_heads):
+            return [None] * len(self.layers)
+        hidden = self.position.new_zeros(batch_size, self.position.shape[1])  # (B, C)
+        if labels is not None:
+            for embedding, label in zip(self.class_embeddings, labels.unbind(1), strict=True):
+                known = (label >= 0)[:, None]
+                hidden = hidden + torch.where(known, embedding(label.clamp_min(0)), 0.0)
+        if values is not None and self.value_embedding is not None:
+            known = ~values.isnan()
+            values = torch.where(known, values, 0.0).to(hidden.dtype)
+            hidden = hidden + self.value_embedding(torch.cat([values, known.to(hidden.dtype)], dim=1))
+        ones = (1,) * self.spatial_dims
+        return [head(F.silu(hidden)).view(batch_size, -1, *ones) for head in self.condition_heads]

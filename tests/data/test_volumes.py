@@ -1,0 +1,646 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from monai_vqprior.data import volumes
+from monai_vqprior.data.volumes import (
+    find_volumes,
+    load_volume,
+    prepare_volumes,
+    read_subject_table,
+    session_of,
+    subject_of,
+    volume_slices,
+)
+from monai_vqprior.errors import InputError
+
+RAS = np.diag([1.0, 1.0, 1.0, 1.0])
+SHAPE = (16, 20, 12)
+#: arguments that suit volumes of SHAPE.
+SMALL = {"num_slices": 4, "size": 16, "progress": False}
+
+OASIS_HEADER = "ID,M/F,Hand,Age,Educ,SES,MMSE,CDR,eTIV,nWBV,ASF,Delay"
+OASIS_ROWS = """OAS1_0001_MR1,F,R,74,2,3,29,0,1344,0.743,1.306,N/A
+OAS1_0002_MR1,F,R,55,4,1,29,,1147,0.81,1.531,N/A
+OAS1_0003_MR1,F,R,73,4,3,27,0.5,1454,0.708,1.207,N/A
+OAS1_0061_MR1,F,R,20,,,,,1375,0.854,1.277,N/A
+OAS1_0061_MR2,F,R,20,,,,,1369,0.858,1.282,89
+OAS1_0308_MR1,M,R,78,3,3,15,2,1401,0.703,1.253,N/A"""
+
+
+def brain(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Random int16 intensities of 1 to 1000 in a box, zero around it."""
+    data = np.zeros(shape, np.int16)
+    inner = tuple(slice(2, length - 2) for length in shape[:3])
+    data[inner] = np.random.default_rng(seed).integers(1, 1001, data[inner].shape)
+    return data
+
+
+def save(path: Path, data: np.ndarray | None = None, affine: np.ndarray = RAS) -> Path:
+    """Write a volume in the format of the suffix; ``.img`` is Analyze, which runs to the left in x."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = brain(len(path.name)) if data is None else data
+    if path.suffix == ".img":
+        image = nibabel.AnalyzeImage(data[::-1], np.diag([-1.0, 1.0, 1.0, 1.0]))
+    else:
+        image = nibabel.Nifti1Image(data, affine)
+    nibabel.save(image, path)
+    return path
+
+
+def truncate(path: Path, keep: float = 0.5) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    return path
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "subjects.csv").open(newline="") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def bids(tmp_path: Path) -> Path:
+    """Six subjects with BIDS names, the last one with two sessions."""
+    folder = tmp_path / "bids"
+    for number in range(1, 6):
+        save(folder / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_T1w.nii.gz")
+    for session in ("01", "02"):
+        save(folder / "sub-10" / f"ses-{session}" / "anat" / f"sub-10_ses-{session}_T1w.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def oasis(tmp_path: Path) -> Path:
+    """Disc layout of OASIS-1: for each session raw, unmasked and segmented images beside the one that is wanted."""
+    folder = tmp_path / "oasis"
+    for disc, name in enumerate(["0001_MR1", "0002_MR1", "0003_MR1", "0061_MR2", "0061_MR1", "0308_MR1"], start=1):
+        session = folder / f"disc{disc}" / f"OAS1_{name}"
+        prefix = f"{session.name}_mpr_n4_anon_111_t88"
+        wanted = save(session / "PROCESSED" / "MPRAGE" / "T88_111" / f"{prefix}_masked_gfc.img", brain(disc)[..., None])
+        others = [
+            wanted.with_name(f"{prefix}_gfc.img"),
+            session / "RAW" / f"{session.name}_mpr-1_anon.img",
+            session / "FSL_SEG" / f"{prefix}_masked_gfc_fseg.img",
+        ]
+        for other in others:
+            save(other)
+    (folder / "oasis_cross-sectional.csv").write_text(f"{OASIS_HEADER}\n{OASIS_ROWS}\n")
+    return folder
+
+
+class TestFindVolumes:
+    def test_lists_each_format_once_and_in_natural_order(self, tmp_path: Path) -> None:
+        for name in ("b/v10.nii", "b/v9.nii.gz", "a.img", "v2.nii"):
+            save(tmp_path / name)
+        for name in ("notes.txt", ".hidden.nii", "a.nii.json"):
+            (tmp_path / name).write_text("")
+        found = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path)]
+        assert found == ["a.img", "b/v9.nii.gz", "b/v10.nii", "v2.nii"]
+
+    def test_takes_the_masked_images_of_an_oasis_disc(self, oasis: Path) -> None:
+        found = find_volumes(oasis)
+        assert len(found) == 6
+        assert all(path.name.endswith("_t88_masked_gfc.img") for path in found)
+
+    def test_pattern_overrides_the_choice(self, oasis: Path) -> None:
+        assert {path.parent.name for path in find_volumes(oasis, "RAW/*")} == {"RAW"}
+        assert {path.name[-9:] for path in find_volumes(oasis, "*_fseg.*")} == {"_fseg.img"}
+
+    @pytest.mark.parametrize(
+        ("pattern", "message"),
+        [("*_T2w*", r"no volume .* that matches '\*_T2w\*'"), ("/*.nii", "relative glob")],
+    )
+    def test_refuses_a_pattern_without_volumes(self, bids: Path, pattern: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            find_volumes(bids, pattern)
+
+    def test_refuses_a_folder_without_volumes(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="absent is not a folder"):
+            find_volumes(tmp_path / "absent")
+        with pytest.raises(InputError, match="holds no volume"):
+            find_volumes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "session"),
+    [
+        ("OAS1_0061_MR2_mpr_n4_anon_111_t88_masked_gfc.img", "OAS1_0061", "OAS1_0061_MR2"),
+        ("OAS1_0001_MR1.nii.gz", "OAS1_0001", "OAS1_0001_MR1"),
+        ("OAS1_0001.nii", "OAS1_0001", "OAS1_0001"),
+        ("OAS1_00012.nii", "OAS1_00012", "OAS1_00012"),
+        ("OAS2_0007_MR3_mpr-1.nii", "OAS2_0007", "OAS2_0007_MR3"),
+        ("x/sub-01/sub-01_ses-02_acq-a_T1w.nii.gz", "sub-01", "sub-01_ses-02"),
+        ("sub-a1.nii.gz", "sub-a1", "sub-a1"),
+        ("patient.7.nii.gz", "patient.7", "patient.7"),
+        ("case9.img", "case9", "case9"),
+    ],
+)
+def test_subject_and_session_from_the_name(name: str, subject: str, session: str) -> None:
+    assert subject_of(name) == subject
+    assert session_of(Path(name)) == session
+
+
+class TestLoadVolume:
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img"])
+    def test_reads_what_nibabel_wrote(self, tmp_path: Path, suffix: str) -> None:
+        volume = load_volume(save(tmp_path / f"v{suffix}", brain()))
+        assert volume.dtype == np.float32
+        np.testing.assert_array_equal(volume, brain())
+
+    def test_reads_a_nifti_pair(self, tmp_path: Path) -> None:
+        nibabel.save(nibabel.Nifti1Pair(brain(), RAS), tmp_path / "v.img")
+        np.testing.assert_array_equal(load_volume(tmp_path / "v.img"), brain())
+
+    def test_drops_trailing_axes_of_length_one(self, tmp_path: Path) -> None:
+        np.testing.assert_array_equal(load_volume(save(tmp_path / "v.img", brain()[..., None])), brain())
+        np.testing.assert_array_equal(load_volume(save(tmp_path / "v.nii", brain()[..., None, None])), brain())
+
+    @pytest.mark.parametrize("codes", ["LAS", "RPI", "PSR", "ILA"])
+    def test_turns_any_orientation_to_ras(self, tmp_path: Path, codes: str) -> None:
+        # Axis i of the stored array runs along the anatomical axis that codes[i] names.
+        axes = [{"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}[code] for code in codes]
+        affine = np.zeros((4, 4))
+        affine[3, 3] = 1
+        for stored, (axis, code) in enumerate(zip(axes, codes, strict=True)):
+            affine[axis, stored] = 1 if code in "RAS" else -1
+        stored_data = brain().transpose(axes)
+        stored_data = stored_data[tuple(slice(None, None, 1 if code in "RAS" else -1) for code in codes)]
+        np.testing.assert_array_equal(load_volume(save(tmp_path / "v.nii", stored_data, affine)), brain())
+
+    @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5])
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img"])
+    def test_refuses_a_truncated_file(self, tmp_path: Path, suffix: str, keep: float) -> None:
+        path = truncate(save(tmp_path / f"broken{suffix}"), keep)
+        with pytest.raises(InputError, match=r"broken\S* cannot be read as a volume"):
+            load_volume(path)
+
+    def test_refuses_what_is_no_volume(self, tmp_path: Path) -> None:
+        (tmp_path / "text.nii").write_text("not a volume " * 100)
+        with pytest.raises(InputError, match=r"text\.nii cannot be read"):
+            load_volume(tmp_path / "text.nii")
+        with pytest.raises(InputError, match=r"absent\.nii cannot be read"):
+            load_volume(tmp_path / "absent.nii")
+
+    def test_refuses_data_on_a_surface(self, tmp_path: Path) -> None:
+        axes = (nibabel.cifti2.ScalarAxis(["thickness"]), nibabel.cifti2.BrainModelAxis.from_mask(np.ones((4, 4, 4))))
+        nibabel.save(nibabel.Cifti2Image(np.ones((1, 64), np.float32), axes), tmp_path / "v.dscalar.nii")
+        with pytest.raises(InputError, match=r"v\.dscalar\.nii is not a volume: nibabel reads it as Cifti2Image"):
+            load_volume(tmp_path / "v.dscalar.nii")
+
+    def test_refuses_an_img_without_hdr(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "alone.img")
+        path.with_suffix(".hdr").unlink()
+        with pytest.raises(InputError, match=r"alone\.img has no header: alone\.hdr"):
+            load_volume(path)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+    def test_refuses_nan_and_infinity(self, tmp_path: Path, value: float) -> None:
+        data = brain().astype(np.float64)
+        data[3, 3, 3:5] = value
+        with pytest.raises(InputError, match=r"v\.nii holds NaN or infinity in 2 of its 3840 voxels"):
+            load_volume(save(tmp_path / "v.nii", data))
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (np.ones((4, 4, 4, 3), np.int16), r"v\.nii holds 3 volumes"),
+            (np.ones((4, 4, 4, 1, 3), np.int16), r"v\.nii holds 3 volumes"),
+            (np.ones((4, 4), np.int16), r"v\.nii is not a 3-D volume: its shape is \(4, 4\)"),
+            (np.ones((4, 4, 4), np.complex64), r"v\.nii holds voxels of type complex64"),
+            (np.zeros((4, 4, 4), np.int16), r"v\.nii is empty: each of its voxels is 0"),
+            (np.full((4, 4, 4), 7, np.int16), r"v\.nii is empty: each of its voxels is 7"),
+        ],
+    )
+    def test_refuses_all_but_one_volume_with_content(self, tmp_path: Path, data: np.ndarray, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            load_volume(save(tmp_path / "v.nii", data))
+
+
+class TestVolumeSlices:
+    @pytest.mark.parametrize(
+        ("axis", "corners"),
+        [
+            # (top left, top right, bottom left, bottom right) as (x, y, z), 0 the low end and -1 the high end
+            (2, [(0, -1, 8), (-1, -1, 8), (0, 0, 8), (-1, 0, 8)]),  # anterior on top, left on the left
+            (1, [(0, 8, -1), (-1, 8, -1), (0, 8, 0), (-1, 8, 0)]),  # superior on top, left on the left
+            (0, [(8, 0, -1), (8, -1, -1), (8, 0, 0), (8, -1, 0)]),  # superior on top, anterior on the right
+        ],
+    )
+    def test_orientation(self, axis: int, corners: list[tuple[int, int, int]]) -> None:
+        volume = np.zeros((17, 17, 17), np.float32)
+        volume[8, 8, 8] = 5.0  # a mark in the middle, which becomes 0
+        for value, corner in zip((10.0, 20.0, 35.0, 56.0), corners, strict=True):
+            volume[corner] = value
+        # 34 pixels for 17 voxels: the outermost pixels lie within the outermost voxels and show their values.
+        picture = volume_slices(volume, axis, num_slices=1, size=34, percentiles=(0, 100))[0]
+        shown = [picture[0, 0], picture[0, -1], picture[-1, 0], picture[-1, -1]]
+        assert shown == [25, 75, 150, 255]  # (value - 5) / 51 * 255
+        assert np.count_nonzero(picture[5:-5, 5:-5]) == 0
+
+    def test_scales_by_the_percentiles_of_the_non_zero_voxels(self) -> None:
+        volume = brain(1, (16, 16, 10)).astype(np.float32)
+        low, high = np.percentile(volume[volume != 0], (5, 90))
+        expected = np.clip((volume.astype(np.float64) - low) / (high - low), 0, 1) * 255
+        expected[volume == 0] = 0
+        slices = volume_slices(volume, num_slices=4, size=16, percentiles=(5, 90))
+        assert slices.dtype == np.uint8
+        for index, z in enumerate((3, 4, 5, 6)):
+            np.testing.assert_array_equal(slices[index], np.rint(np.rot90(expected[:, :, z])))
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        volume=arrays(np.float32, (16, 16, 1), elements=st.sampled_from([0.0, -50.0]) | st.floats(-1e3, 1e6, width=32)),
+        low=st.floats(0, 40),
+        high=st.floats(60, 100),
+    )
+    def test_scaling_keeps_order_range_and_background(self, volume: np.ndarray, low: float, high: float) -> None:
+        foreground = volume[volume != 0].astype(np.float64)
+        assume(foreground.size > 0)
+        bottom, top = np.percentile(foreground, (low, high))
+        assume(bottom < top)
+        picture = np.rot90(volume_slices(volume, num_slices=1, size=16, percentiles=(low, high))[0], -1).astype(int)
+        values = volume[:, :, 0]
+        assert np.all(picture[values == 0] == 0)
+        assert np.all(picture[(values != 0) & (values <= bottom)] == 0)
+        assert np.all(picture[(values != 0) & (values >= top)] == 255)
+        order = np.argsort(values[values != 0], kind="stable")
+        assert np.all(np.diff(picture[values != 0][order]) >= 0)
+
+    def test_pads_to_a_square_around_the_field_of_view(self) -> None:
+        volume = np.ones((10, 16, 1), np.float32)
+        volume[0] = 2.0
+        picture = volume_slices(volume, num_slices=1, size=16, percentiles=(0, 100))[0]
+        expected = np.zeros((16, 16))
+        expected[:, 3] = 255  # x = 0 lies behind (16 - 10) / 2 columns of padding
+        np.testing.assert_array_equal(picture, expected)
+
+    def test_enlarges_bilinearly(self) -> None:
+        volume = brain(2, (16, 16, 3)).astype(np.float64)
+        volume[2:-2, 2:-2, 1] = np.random.default_rng(2).integers(1, 1001, (12, 12))
+        volume[5, 5, 1], volume[6, 6, 1] = 1, 1000  # the percentiles 0 and 100
+        plane = np.rot90(np.where(volume == 0, 0, (volume - 1) / 999 * 255)[:, :, 1])
+        # Pixel centers of the fine grid in units of the coarse one; what lies outside continues the border.
+        position = np.clip((np.arange(24) + 0.5) * 16 / 24 - 0.5, 0, 15)
+        rows = np.stack([np.interp(position, np.arange(16), column) for column in plane.T], axis=1)
+        expected = np.stack([np.interp(position, np.arange(16), row) for row in rows])
+        picture = volume_slices(volume, num_slices=1, size=24, percentiles=(0, 100))[0]
+        np.testing.assert_allclose(picture, expected, atol=0.5001)
+
+    def test_filters_before_it_shrinks(self) -> None:
+        stripes = np.zeros((48, 48, 1), np.float32)
+        stripes[::2] = 100.0
+        stripes[0, 0] = 50.0  # some spread to scale by; it becomes 0
+        picture = volume_slices(stripes, num_slices=1, size=16, percentiles=(0, 100))[0]
+        filtered = gaussian_filter(np.where(np.rot90(stripes[:, :, 0]) == 100, 255.0, 0.0), sigma=1, mode="nearest")
+        # The center of pixel i of 16 is voxel 3 i + 1 of 48: three times coarser on the same field of view.
+        np.testing.assert_allclose(picture, filtered[1::3, 1::3], atol=0.51)
+        assert np.ptp(picture[4:-4, 4:-4].astype(int)) < 10  # no moiré
+
+    @pytest.mark.parametrize(
+        ("length", "arguments", "expected"),
+        [
+            (10, {"num_slices": 4}, [3, 4, 5, 6]),
+            (9, {"num_slices": 3}, [3, 4, 5]),
+            (9, {"num_slices": 4}, [2, 3, 4, 5]),
+            (10, {"num_slices": 4, "center_offset": 3}, [6, 7, 8, 9]),
+            (10, {"num_slices": 4, "center_offset": -3}, [0, 1, 2, 3]),
+            (10, {"num_slices": 4, "spacing": 2}, [1, 3, 5, 7]),
+            (10, {"num_slices": 4, "spacing": 3}, [0, 3, 6, 9]),
+            (10, {"num_slices": 10}, [*range(10)]),
+        ],
+    )
+    def test_takes_slices_around_the_middle(self, length: int, arguments: dict[str, int], expected: list[int]) -> None:
+        volume = np.broadcast_to(np.arange(1.0, length + 1), (16, 16, length))  # the value tells the slice
+        slices = volume_slices(volume, size=16, percentiles=(0, 100), **arguments)
+        np.testing.assert_array_equal(slices[:, 8, 8], np.rint(np.array(expected) / (length - 1) * 255))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"num_slices": 13}, "num_slices=13 .* asks for the slices -1 to 11, but the volume has 12 along axis 2"),
+            ({"num_slices": 4, "center_offset": 5}, "center_offset=5 asks for the slices 9 to 12.* has 12 along"),
+            ({"num_slices": 4, "center_offset": -5}, "center_offset=-5 asks for the slices -1 to 2.* has 12 along"),
+            ({"num_slices": 4, "spacing": 4}, "spacing=4"),
+            ({"num_slices": 17, "axis": 0}, "has 16 along axis 0"),
+            ({"num_slices": 0}, "num_slices must be at least 1, got 0"),
+            ({"spacing": 0}, "spacing must be at least 1, got 0"),
+            ({"size": 17}, "size must be even and at least 16, got 17"),
+            ({"size": 14}, "size must be even and at least 16, got 14"),
+            ({"axis": 3}, "axis must be 0, 1 or 2, got 3"),
+            ({"axis": -1}, "axis must be 0, 1 or 2, got -1"),
+            ({"percentiles": (99, 1)}, r"percentiles must be two ascending numbers from 0 to 100, got \(99, 1\)"),
+            ({"percentiles": (5, 5)}, "percentiles must be"),
+            ({"percentiles": (-1, 99)}, "percentiles must be"),
+            ({"percentiles": (1, 101)}, "percentiles must be"),
+            ({"percentiles": (1,)}, "percentiles must be"),
+        ],
+    )
+    def test_refuses_arguments_out_of_range(self, arguments: dict, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            volume_slices(brain().astype(np.float32), **arguments)
+
+    @pytest.mark.parametrize(
+        ("volume", "message"),
+        [
+            (np.zeros((16, 16, 4)), "the volume is empty"),
+            (np.tri(16)[..., None] * np.ones(4), "of the non-zero voxels are 1 and 1: nothing to scale"),
+            (np.ones((16, 16)), r"3 axes, got the shape \(16, 16\)"),
+        ],
+    )
+    def test_refuses_volumes_without_spread(self, volume: np.ndarray, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            volume_slices(volume, num_slices=1)
+
+    def test_same_slices_from_a_flipped_affine(self, tmp_path: Path) -> None:
+        flipped = np.diag([-1.0, -1.0, 1.0, 1.0])
+        paths = [
+            save(tmp_path / "a.nii", brain()),
+            save(tmp_path / "b.nii", brain()[::-1, ::-1], flipped),
+            save(tmp_path / "c.img", brain()),
+        ]
+        first, *others = [volume_slices(load_volume(path), num_slices=4, size=32) for path in paths]
+        for other in others:
+            np.testing.assert_array_equal(other, first)
+
+
+class TestReadSubjectTable:
+    def test_oasis_table(self, oasis: Path) -> None:
+        table = read_subject_table(oasis / "oasis_cross-sectional.csv")
+        assert len(table) == 6
+        assert table["OAS1_0003_MR1"]["CDR"] == "0.5"
+        assert table["OAS1_0061_MR1"]["SES"] == ""
+        assert list(table["OAS1_0001_MR1"]) == OASIS_HEADER.split(",")
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("participants.tsv", "participant_id\tage\nsub-01\t30\nsub-02\tn/a\n"),
+            ("t.csv", '\ufeffsubject, age\r\nsub-01,"30"\r\n,\r\n\r\nsub-02,n/a\r\n'),
+        ],
+    )
+    def test_other_tables(self, tmp_path: Path, name: str, text: str) -> None:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        table = read_subject_table(tmp_path / name)
+        assert {subject: row["age"] for subject, row in table.items()} == {"sub-01": "30", "sub-02": "n/a"}
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"name,age\na,1\n", r"t\.csv has no column of ids .* its columns: name, age"),
+            (b"", r"t\.csv has no column of ids"),
+            (b"ID,age\na,1\nb,2\na,3\n", r"t\.csv, line 4: a is there a second time"),
+            (b"ID,age\n,1\n", r"t\.csv, line 2: the column ID is empty"),
+            (b"ID,age\na,1,2\n", r"t\.csv, line 2: more cells than the 2 columns"),
+            (b"PK\x03\x04\xff\xfe", r"t\.csv cannot be read as a table"),
+        ],
+    )
+    def test_refuses_other_files(self, tmp_path: Path, content: bytes, message: str) -> None:
+        (tmp_path / "t.csv").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_subject_table(tmp_path / "t.csv")
+
+    def test_refuses_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"absent\.csv cannot be read"):
+            read_subject_table(tmp_path / "absent.csv")
+
+
+class TestPrepareVolumes:
+    def test_writes_the_slices_of_each_volume(self, bids: Path, tmp_path: Path) -> None:
+        summary = prepare_volumes(bids, tmp_path / "out", **SMALL)
+        rows = rows_of(tmp_path / "out")
+        assert list(rows) == ["001", "002", "003", "004", "005", "006", "007"]
+        for case, row in rows.items():
+            expected = volume_slices(load_volume(bids / row["file"]), num_slices=4, size=16)
+            for index in range(4):
+                name = f"keras_png_slices_{row['split']}/case_{case}_slice_{index}.nii.png"
+                with Image.open(tmp_path / "out" / name) as picture:
+                    assert picture.mode == "L"
+                    np.testing.assert_array_equal(np.asarray(picture), expected[index])
+        assert len(files_below(tmp_path / "out")) == 7 * 4 + 1
+        assert sum(summary.slices.values()) == 28
+        assert sum(summary.volumes.values()) == 7
+        assert sum(summary.subjects.values()) == 6
+        assert all(summary.slices.values())
+
+    def test_sessions_of_a_subject_stay_together(self, bids: Path, tmp_path: Path) -> None:
+        for seed in range(5):
+            out = tmp_path / f"out{seed}"
+            prepare_volumes(bids, out, seed=seed, **SMALL)
+            rows = [row for row in rows_of(out).values() if row["subject"] == "sub-10"]
+            assert [row["session"] for row in rows] == ["sub-10_ses-01", "sub-10_ses-02"]
+            assert len({row["split"] for row in rows}) == 1
+
+    def test_seed_and_fractions_decide_on_the_split(self, bids: Path, tmp_path: Path) -> None:
+        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+            prepare_volumes(bids, tmp_path / name, seed=seed, **SMALL)
+        assert files_below(tmp_path / "a") == files_below(tmp_path / "b")
+        assert files_below(tmp_path / "a").keys() != files_below(tmp_path / "c").keys()
+        summary = prepare_volumes(bids, tmp_path / "d", fractions={"train": 0.5, "test": 0.5}, **SMALL)
+        assert summary.subjects == {"train": 3, "validate": 0, "test": 3}
+        assert not (tmp_path / "d" / "keras_png_slices_validate").exists()
+
+    def test_oasis_with_its_table(self, oasis: Path, tmp_path: Path) -> None:
+        summary = prepare_volumes(oasis, tmp_path / "out", subjects_csv=oasis / "oasis_cross-sectional.csv", **SMALL)
+        rows = rows_of(tmp_path / "out")
+        # The rescan of subject 61 is numbered behind the largest subject.
+        assert [row["session"][5:] for row in rows.values()] == [
+            "0001_MR1", "0002_MR1", "0003_MR1", "0061_MR1", "0061_MR2", "0308_MR1"
+        ]  # fmt: skip
+        assert list(rows) == ["001", "002", "003", "061", "309", "308"]
+        assert rows["061"]["split"] == rows["309"]["split"]
+        joined = {case: (row["age"], row["sex"], row["cdr"], row["dementia"]) for case, row in rows.items()}
+        assert joined == {
+            "001": ("74", "F", "0", "Non_Demented"),
+            "002": ("55", "F", "", ""),
+            "003": ("73", "F", "0.5", "Very_Mild_Demented"),
+            "061": ("20", "F", "", ""),
+            "309": ("20", "F", "", ""),
+            "308": ("78", "M", "2", "Moderate_Demented"),
+        }
+        assert list(rows["001"]) == ["case", "subject", "session", "split", "file", "age", "sex", "cdr", "dementia"]
+        assert rows["308"]["file"].startswith("disc6/OAS1_0308_MR1/PROCESSED/MPRAGE/T88_111/OAS1_0308_MR1_mpr")
+        assert summary.missing_from_table == 0
+        assert "row" not in str(summary)
+
+    @pytest.mark.parametrize(
+        ("cdr", "dementia"), [("1", "Mild_Demented"), ("1.0", "Mild_Demented"), ("3", ""), ("N/A", ""), ("nan", "")]
+    )
+    def test_dementia_from_cdr(self, bids: Path, tmp_path: Path, cdr: str, dementia: str) -> None:
+        (tmp_path / "t.csv").write_text(f"ID,M/F,Age,CDR\nsub-01,M,80,{cdr}\n")
+        prepare_volumes(bids, tmp_path / "out", subjects_csv=tmp_path / "t.csv", **SMALL)
+        assert rows_of(tmp_path / "out")["001"]["dementia"] == dementia
+
+    def test_sessions_that_the_table_lacks(self, bids: Path, tmp_path: Path) -> None:
+        table = "participant_id\tage\tsplit\tsite\nsub-01\t30\tx\tA\nsub-10\t40\tx\tB\nsub-99\t50\tx\tC\n"
+        (tmp_path / "participants.tsv").write_text(table)
+        summary = prepare_volumes(bids, tmp_path / "out", subjects_csv=tmp_path / "participants.tsv", **SMALL)
+        rows = rows_of(tmp_path / "out")
+        assert list(rows["001"]) == ["case", "subject", "session", "split", "file", "age", "site"]
+        assert [(row["age"], row["site"]) for row in rows.values()] == [
+            ("30", "A"),
+            *[("", "")] * 4,
+            *[("40", "B")] * 2,
+        ]
+        assert {row["split"] for row in rows.values()} == {"train", "validate", "test"}
+        assert summary.missing_from_table == 4
+        assert "4 volumes have no row in the subject table" in str(summary)
+
+    def test_joins_the_row_of_the_session_before_that_of_the_subject(self, bids: Path, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("subject,age\nsub-10,40\nsub-10_ses-02,41\n")
+        prepare_volumes(bids, tmp_path / "out", subjects_csv=tmp_path / "t.csv", **SMALL)
+        assert [row["age"] for row in rows_of(tmp_path / "out").values()][-2:] == ["40", "41"]
+
+    def test_a_table_without_rows(self, bids: Path, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("subject,age\n")
+        summary = prepare_volumes(bids, tmp_path / "out", subjects_csv=tmp_path / "t.csv", **SMALL)
+        assert summary.missing_from_table == 7
+
+    def test_progress_bar(self, bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        prepare_volumes(bids, tmp_path / "quiet", **SMALL)
+        assert capsys.readouterr().err == ""
+        prepare_volumes(bids, tmp_path / "loud", **{**SMALL, "progress": True})
+        assert "7/7" in capsys.readouterr().err
+
+
+BAD_VOLUMES: dict[str, Callable[[Path], object]] = {
+    "cannot be read": truncate,
+    "4-D": lambda path: save(path, np.ones((*SHAPE, 2), np.int16)),
+    "NaN": lambda path: save(path, np.full(SHAPE, np.nan, np.float32)),
+    "has 3 along axis 2": lambda path: save(path, brain(0)[:, :, :3]),
+    "nothing to scale": lambda path: save(path, (brain() > 0).astype(np.int16)),
+}
+
+
+class TestBadInputToPrepare:
+    @pytest.fixture
+    def bad(self, bids: Path) -> Path:
+        return bids / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [(fault, "holds 2 volumes" if fault == "4-D" else fault) for fault in BAD_VOLUMES],
+    )
+    def test_a_bad_volume_is_named_and_nothing_is_left(
+        self, bids: Path, bad: Path, tmp_path: Path, fault: str, message: str
+    ) -> None:
+        BAD_VOLUMES[fault](bad)
+        with pytest.raises(InputError, match=rf"sub-03_T1w\.nii\.gz.*{message}.*--skip_bad"):
+            prepare_volumes(bids, tmp_path / "new" / "out", **SMALL)
+        assert not (tmp_path / "new").exists()
+
+    def test_skip_bad_leaves_it_out_and_counts_it(self, bids: Path, bad: Path, tmp_path: Path) -> None:
+        truncate(bad)
+        summary = prepare_volumes(bids, tmp_path / "out", skip_bad=True, fractions={"train": 1.0}, **SMALL)
+        assert list(rows_of(tmp_path / "out")) == ["001", "002", "004", "005", "006", "007"]
+        assert len(files_below(tmp_path / "out")) == 6 * 4 + 1
+        assert (summary.volumes["train"], summary.subjects["train"], summary.slices["train"]) == (6, 5, 24)
+        ((file, reason),) = summary.skipped
+        assert file == "sub-03/anat/sub-03_T1w.nii.gz"
+        assert "cannot be read" in reason
+        assert "1 volumes left out:" in str(summary)
+        assert reason in str(summary)
+
+    def test_skip_bad_does_not_leave_a_split_empty(self, bids: Path, tmp_path: Path) -> None:
+        prepare_volumes(bids, tmp_path / "good", **SMALL)
+        (lost,) = {row["file"] for row in rows_of(tmp_path / "good").values() if row["split"] == "test"}
+        truncate(bids / lost)
+        with pytest.raises(InputError, match="no volume is left for test: 1 of 7 volumes cannot be used"):
+            prepare_volumes(bids, tmp_path / "out", skip_bad=True, **SMALL)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"size": 15}, "size must be even"),
+            ({"num_slices": 0}, "num_slices must be"),
+            ({"spacing": -1}, "spacing must be"),
+            ({"axis": 5}, "axis must be"),
+            ({"percentiles": (60, 40)}, "percentiles must be"),
+            ({"fractions": {"train": 0.5}}, "sum to 1"),
+            ({"pattern": "*.mgz"}, "holds no volume"),
+            ({"subjects_csv": "absent.csv"}, "cannot be read as a table"),
+        ],
+    )
+    def test_checks_arguments_before_it_writes(self, bids: Path, tmp_path: Path, arguments: dict, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            prepare_volumes(bids, tmp_path / "out", **{**SMALL, **arguments})
+        assert not (tmp_path / "out").exists()
+
+    def test_too_few_subjects(self, tmp_path: Path) -> None:
+        save(tmp_path / "in" / "a.nii")
+        with pytest.raises(InputError, match="1 subjects cannot fill the splits"):
+            prepare_volumes(tmp_path / "in", tmp_path / "out", **SMALL)
+
+    def test_refuses_a_folder_that_is_not_empty(self, bids: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        prepare_volumes(bids, out, **SMALL)
+        before = files_below(out)
+        with pytest.raises(InputError, match="is not empty"):
+            prepare_volumes(bids, out, seed=1, **SMALL)
+        assert files_below(out) == before
+
+    def test_overwrite_replaces_an_earlier_run(self, bids: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        prepare_volumes(bids, out, **{**SMALL, "num_slices": 6})
+        (out / "notes.txt").write_text("kept")
+        prepare_volumes(bids, out, seed=1, overwrite=True, fractions={"train": 0.5, "test": 0.5}, **SMALL)
+        prepare_volumes(bids, tmp_path / "fresh", seed=1, fractions={"train": 0.5, "test": 0.5}, **SMALL)
+        assert (out / "notes.txt").read_text() == "kept"
+        (out / "notes.txt").unlink()
+        assert files_below(out) == files_below(tmp_path / "fresh")
+        assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "fresh").iterdir()}
+
+    def test_a_failed_overwrite_keeps_the_earlier_run(self, bids: Path, bad: Path, tmp_path: Path) -> None:
+        prepare_volumes(bids, tmp_path / "out", **SMALL)
+        before = files_below(tmp_path / "out")
+        truncate(bad)
+        with pytest.raises(InputError, match="cannot be read"):
+            prepare_volumes(bids, tmp_path / "out", overwrite=True, **SMALL)
+        assert files_below(tmp_path / "out") == before
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+    def test_an_interrupted_run_leaves_nothing(
+        self, bids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    ) -> None:
+        calls = []
+
+        def write_some(path: Path, image: np.ndarray) -> None:
+            calls.append(path)
+            if len(calls) == 10:
+                raise error
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_bytes(b"")
+
+        monkeypatch.setattr(volumes, "write_png", write_some)
+        (tmp_path / "out").mkdir()
+        with pytest.raises(error):
+            prepare_volumes(bids, tmp_path / "out", **SMALL)
+        assert (tmp_path / "out").is_dir()
+        assert not any((tmp_path / "out").iterdir())
