@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "input_error_in"]
 
 
 class InputError(ValueError):
@@ -21,3 +21,11 @@ class InputError(ValueError):
     The message is one line that names the file or the value and says what to do. The command line prints it and
     exits with status 2; every other exception is a bug and keeps its traceback.
     """
+
+
+def input_error_in(error: BaseException) -> InputError | None:
+    """The :class:`InputError` that an exception was raised from, at any depth: MONAI wraps what transforms raise."""
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, InputError):
+        current = current.__cause__ or current.__context__
+    return current

@@ -10,3 +10,24 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
+from monai_vqprior.data.phantom import PHANTOM_LABELS, PhantomSlice, phantom_slice, write_phantom
+from monai_vqprior.data.slices import SliceFolder
+from monai_vqprior.data.volumes import PrepareSummary, find_volumes, load_volume, prepare_volumes, volume_slices
+
+__all__ = [
+    "PHANTOM_LABELS",
+    "CodeGridDataset",
+    "PhantomSlice",
+    "PrepareSummary",
+    "SliceDataset",
+    "SliceFolder",
+    "find_volumes",
+    "load_volume",
+    "mean_image",
+    "phantom_slice",
+    "prepare_volumes",
+    "volume_slices",
+    "write_phantom",
+]

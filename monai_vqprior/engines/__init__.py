@@ -10,3 +10,20 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
+from monai_vqprior.engines.checkpoints import find_checkpoint, load_weights, read_checkpoint, unwrap
+from monai_vqprior.engines.setup import claim_run, mixed_precision, select_device, write_settings
+
+__all__ = [
+    "PrepareBatchCodes",
+    "PrepareBatchSlices",
+    "claim_run",
+    "find_checkpoint",
+    "load_weights",
+    "mixed_precision",
+    "read_checkpoint",
+    "select_device",
+    "unwrap",
+    "write_settings",
+]

@@ -10,3 +10,15 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from monai_vqprior.inferers.prior import VQPriorInferer, sample_uniforms
+from monai_vqprior.inferers.tokenizer import ConstantInferer, MixedPrecisionInferer, TokenizerInferer, encode_grids
+
+__all__ = [
+    "ConstantInferer",
+    "MixedPrecisionInferer",
+    "TokenizerInferer",
+    "VQPriorInferer",
+    "encode_grids",
+    "sample_uniforms",
+]

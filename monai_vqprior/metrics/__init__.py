@@ -10,3 +10,24 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from monai_vqprior.metrics.codes import (
+    BitsPerCodeMetric,
+    count_codes,
+    histogram_bits,
+    perplexity,
+    position_histogram_bits,
+)
+from monai_vqprior.metrics.ssim import BRAIN_THRESHOLD, FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
+
+__all__ = [
+    "BRAIN_THRESHOLD",
+    "BitsPerCodeMetric",
+    "FittingMSSSIMMetric",
+    "MaskedSSIMMetric",
+    "count_codes",
+    "histogram_bits",
+    "ms_ssim_weights",
+    "perplexity",
+    "position_histogram_bits",
+]

@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """Space to channels by ``factor``, then a 3x3 convolution: no pixel is skipped and each kernel sees its neighbors."""
+    """Space to channels by ``factor``, then a 3x3 convolution: no pixel is skipped."""
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__()

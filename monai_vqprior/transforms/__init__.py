@@ -10,3 +10,8 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from monai_vqprior.transforms.intensity import BytesToUnit, BytesToUnitd, UnitToBytes
+from monai_vqprior.transforms.io import LoadSlice, LoadSliced
+
+__all__ = ["BytesToUnit", "BytesToUnitd", "LoadSlice", "LoadSliced", "UnitToBytes"]

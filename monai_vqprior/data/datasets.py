@@ -1,0 +1,158 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose
+from monai.utils import ensure_tuple_rep
+from tqdm import tqdm
+
+from monai_vqprior.errors import InputError, input_error_in
+
+__all__ = ["CodeGridDataset", "SliceDataset", "mean_image"]
+
+logger = logging.getLogger(__name__)
+
+
+class SliceDataset(Dataset):
+    """
+    Slices in memory, 8 bits a pixel, in one tensor that all workers of a data loader share.
+
+    :class:`monai.data.CacheDataset` keeps a dictionary of tensors a slice, of which every worker process comes to hold
+    a copy. Here the deterministic transforms must end in 8 bits and fill one array; what is random, and the
+    conversion to floating point, comes after it.
+
+    Args:
+        data: dictionaries with the path of a slice under ``image``; their other items are handed on as they are.
+        transform: deterministic dictionary transforms, run once for each slice; the image they make is ``uint8``.
+        augmentation: dictionary transforms to run whenever a slice is asked for; none by default.
+        spatial_size: the size that every slice must have, one number or (H, W).
+        skip_bad: leave out and count the slices that cannot be read or have another size, instead of raising.
+        num_threads: threads that read slices.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: when a slice cannot be read or has another size, and when none is left.
+        ValueError: when ``transform`` does not end in a ``uint8`` image (1, H, W).
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Sequence[Callable] | Callable,
+        spatial_size: int | Sequence[int],
+        augmentation: Sequence[Callable] | Callable | None = None,
+        skip_bad: bool = False,
+        num_threads: int = 4,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(data, _compose(transform))
+        self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, 2)
+        self.augmentation = None if augmentation is None else _compose(augmentation)
+        self.images, kept = self._load(skip_bad, num_threads, progress)
+        self.data = [dict(self.data[i]) for i in kept]
+        self.num_skipped = len(data) - len(kept)
+        if self.num_skipped:
+            logger.warning("left out %d of %d slices that could not be used", self.num_skipped, len(data))
+
+    @property
+    def num_subjects(self) -> int:
+        """How many subjects the slices are of."""
+        return len({item["subject"] for item in self.data})
+
+    def _transform(self, index: int) -> Any:
+        item = {**self.data[index], "image": self.images[index]}
+        return item if self.augmentation is None else self.augmentation(item)
+
+    def _load(self, skip_bad: bool, num_threads: int, progress: bool) -> tuple[torch.Tensor, list[int]]:
+        """Run the deterministic transforms on all slices: the images (N, 1, H, W) uint8, and which slices they are."""
+        images = torch.empty(len(self.data), 1, *self.spatial_size, dtype=torch.uint8)
+
+        def load(index: int) -> InputError | None:
+            try:
+                images[index] = self._checked(self.transform(dict(self.data[index]))["image"], index)
+            except Exception as error:
+                wrong = input_error_in(error)
+                if wrong is None:
+                    raise
+                return wrong
+            return None
+
+        kept = []
+        with ThreadPoolExecutor(num_threads) as pool:
+            results = pool.map(load, range(len(self.data)))
+            bar = tqdm(results, "reading slices", len(self.data), disable=not progress, leave=False)
+            for index, wrong in enumerate(bar):
+                if wrong is None:
+                    kept.append(index)
+                elif skip_bad:
+                    logger.warning("%s", wrong)
+                else:
+                    pool.shutdown(cancel_futures=True)
+                    raise wrong
+        if not kept:
+            raise InputError("no slice is left: every one was left out by skip_bad.")
+        return (images if len(kept) == len(images) else images[kept]), kept
+
+    def _checked(self, image: torch.Tensor, index: int) -> torch.Tensor:
+        """The image (1, H, W) of a slice as it goes into the cache."""
+        if image.dtype != torch.uint8:
+            raise ValueError(f"transform must end in a uint8 image, got {image.dtype}.")
+        if tuple(image.shape) != (1, *self.spatial_size):
+            height, width = image.shape[-2:]
+            expected = " x ".join(map(str, self.spatial_size))
+            raise InputError(
+                f"{self.data[index]['image']} is {height} x {width} pixels, but spatial_size is {expected}: all slices "
+                "must have one size; pass the size of yours as --spatial_size."
+            )
+        return torch.as_tensor(image)
+
+
+class CodeGridDataset(Dataset):
+    """
+    Code grids that were computed once, with what is known of the slices that they encode.
+
+    Args:
+        grids: (N, *grid) integers, as :func:`monai_vqprior.inferers.encode_grids` makes them.
+        data: for each grid a dictionary with further items, such as labels; none by default.
+
+    Raises:
+        ValueError: when there are not as many dictionaries as grids.
+    """
+
+    def __init__(self, grids: torch.Tensor, data: Sequence[Mapping[str, Any]] | None = None) -> None:
+        items = [{} for _ in range(len(grids))] if data is None else [dict(item) for item in data]
+        if len(items) != len(grids):
+            raise ValueError(f"data must have an entry for each of the {len(grids)} grids, got {len(items)}.")
+        super().__init__(items)
+        self.grids = grids
+
+    def _transform(self, index: int) -> Any:
+        return {**self.data[index], "codes": self.grids[index].long()}
+
+
+def mean_image(dataset: SliceDataset) -> torch.Tensor:
+    """Mean of all slices of a data set, (1, H, W) float32 with values in 0..1."""
+    total = torch.zeros(dataset.images.shape[1:], dtype=torch.float64)
+    for chunk in dataset.images.split(256):
+        total += chunk.sum(0, dtype=torch.float64)
+    return (total / (255 * len(dataset.images))).float()
+
+
+def _compose(transform: Sequence[Callable] | Callable) -> Compose:
+    return transform if isinstance(transform, Compose) else Compose(transform)

@@ -1,0 +1,110 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+
+from monai_vqprior.transforms import BytesToUnit
+
+__all__ = ["PrepareBatchCodes", "PrepareBatchSlices"]
+
+
+class PrepareBatchSlices(PrepareBatch):
+    """
+    What a batch means in stage 1: the images are input and target at once.
+
+    8-bit images are moved to the device as they are and become float32 in 0..1 there.
+
+    Args:
+        image_key: key of the images.
+    """
+
+    def __init__(self, image_key: str = "image") -> None:
+        self.image_key = image_key
+        self.to_unit = BytesToUnit()
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Prepare a batch for a MONAI engine.
+
+        Args:
+            batchdata: with the images (B, C, *spatial), 8-bit or floating point.
+            device: where to put them.
+            non_blocking: whether the copy may run beside the host.
+            kwargs: further arguments of :meth:`torch.Tensor.to`.
+
+        Returns:
+            the images twice, float32 in 0..1.
+        """
+        images = torch.as_tensor(batchdata[self.image_key]).to(device=device, non_blocking=non_blocking, **kwargs)
+        images = self.to_unit(images)
+        return images, images
+
+
+class PrepareBatchCodes(PrepareBatch):
+    """
+    What a batch means in stage 2: the code grids are input and target at once, conditions go to the network by name.
+
+    Args:
+        code_key: key of the code grids.
+        label_keys: keys of class labels to condition on, integers, -1 where unknown, in the order of the network's
+            ``num_classes``.
+        value_keys: keys of continuous values to condition on, NaN where unknown, as many as its ``num_values``.
+    """
+
+    def __init__(self, code_key: str = "codes", label_keys: Sequence[str] = (), value_keys: Sequence[str] = ()) -> None:
+        self.code_key = code_key
+        self.label_keys = tuple(label_keys)
+        self.value_keys = tuple(value_keys)
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[()], dict[str, torch.Tensor]]:
+        """
+        Prepare a batch for a MONAI engine.
+
+        Args:
+            batchdata: with the code grids (B, *grid) and the conditions, each (B,).
+            device: where to put them.
+            non_blocking: whether the copies may run beside the host.
+            kwargs: further arguments of :meth:`torch.Tensor.to`.
+
+        Returns:
+            the grids twice, no positional arguments, and ``labels`` (B, number of labels) and ``values``
+            (B, number of values) where keys are given.
+        """
+
+        def gather(keys: Sequence[str], dtype: torch.dtype) -> torch.Tensor:
+            columns = [torch.as_tensor(batchdata[key], dtype=dtype) for key in keys]
+            return torch.stack(columns, dim=1).to(device=device, non_blocking=non_blocking)
+
+        codes = torch.as_tensor(batchdata[self.code_key]).to(device=device, non_blocking=non_blocking, **kwargs)
+        conditions = {}
+        if self.label_keys:
+            conditions["labels"] = gather(self.label_keys, torch.long)
+        if self.value_keys:
+            conditions["values"] = gather(self.value_keys, torch.float32)
+        return codes, codes, (), conditions

@@ -1,0 +1,123 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from monai_vqprior.errors import InputError
+
+__all__ = ["find_checkpoint", "load_weights", "read_checkpoint", "unwrap"]
+
+logger = logging.getLogger(__name__)
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network inside a :class:`torch.nn.parallel.DistributedDataParallel`, or the network itself."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def find_checkpoint(
+    name: str,
+    folders: Sequence[str | os.PathLike[str]],
+    ckpt: str | os.PathLike[str] | None = None,
+    option: str = "ckpt",
+) -> Path:
+    """
+    Where the weights of a network are.
+
+    Args:
+        name: file name, such as ``model.pt``.
+        folders: folders to look in, the first that has the file wins.
+        ckpt: the file itself; given, the folders do not matter.
+        option: the name of the option that gives ``ckpt``, for the error message.
+
+    Returns:
+        path of an existing file.
+
+    Raises:
+        InputError: when there is none.
+    """
+    if ckpt is not None:
+        if not Path(ckpt).is_file():
+            raise InputError(f"{ckpt} does not exist: --{option} takes the path of a checkpoint.")
+        return Path(ckpt)
+    for folder in folders:
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    places = " or ".join(str(folder) for folder in folders)
+    raise InputError(f"there is no {name} in {places}: train first, or give the weights with --{option}.")
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """
+    Read a checkpoint, tensors and plain values only, onto the CPU.
+
+    Raises:
+        InputError: when the file cannot be read as one.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} cannot be read as a checkpoint ({_first_line(error)}).") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network.")
+    return dict(content)
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """
+    Load the weights of a network, all of them or none.
+
+    Args:
+        network: the network.
+        path: a state dictionary, or a checkpoint that holds one under ``model``.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: when the file cannot be read or is of another architecture.
+    """
+    content = read_checkpoint(path)
+    weights = content.get("model", content)
+    own = unwrap(network).state_dict()
+    missing = [key for key in own if key not in weights]
+    surplus = [key for key in weights if key not in own]
+    reshaped = [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if missing or surplus or reshaped:
+        example = (reshaped or [f"{key} is missing" for key in missing] or [f"{key} is not known" for key in surplus])[
+            0
+        ]
+        raise InputError(
+            f"{path} is of another architecture ({len(missing)} tensors missing, {len(surplus)} unknown, {len(reshaped)} "
+            f"of another shape; {example}): use the settings that it was trained with."
+        )
+    unwrap(network).load_state_dict(weights)
+    logger.info("loaded %s", path)
+    return network
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,117 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.nn as nn
+from ignite.engine import Engine, Events
+
+from monai_vqprior.data.files import atomic_path
+from monai_vqprior.engines import unwrap
+
+__all__ = ["BestWeights", "LastState"]
+
+
+def _save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint from process 0, under a temporary name first."""
+    if idist.get_rank() == 0:
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+
+
+class BestWeights:
+    """
+    Keep the weights of the epoch with the best validation metric, as a plain state dictionary.
+
+    :class:`monai.handlers.CheckpointSaver` forgets its best value when training is resumed, unless it writes it into
+    the weights' own file; this handler has a ``state_dict`` that goes with the state of the training
+    (:class:`LastState`).
+
+    Args:
+        path: file to write.
+        network: whose weights.
+        metric: name of the metric of the engine that the handler is attached to.
+        smaller_is_better: whether the smallest value is the best.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], network: nn.Module, metric: str, smaller_is_better: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.metric = metric
+        self.better = operator.lt if smaller_is_better else operator.gt
+        self.best: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the validating engine."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save when the metric is better than ever before, or the first."""
+        value = float(engine.state.metrics[self.metric])
+        if self.best is None or self.better(value, self.best):
+            _save(self.path, unwrap(self.network).state_dict())
+            self.best = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a best value."""
+        self.best = state["best"]
+
+
+class LastState:
+    """
+    Keep the whole state of a training, so that it can be resumed where it stopped.
+
+    Written at the end of each epoch, at the end of the training, and when it is interrupted. An interruption by an
+    error or by Ctrl-C is raised again after the state was written.
+
+    Args:
+        path: file to write.
+        objects: what to save, by name; each has a ``state_dict``. :class:`monai.handlers.CheckpointLoader` with the
+            same dictionary loads it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], objects: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the training engine."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.interrupted)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save."""
+        _save(self.path, {name: self._state_of(thing) for name, thing in self.objects.items()})
+
+    def interrupted(self, engine: Engine, error: BaseException) -> None:
+        """Save what there is, and raise again."""
+        if isinstance(error, KeyboardInterrupt):
+            self(engine)
+        raise error
+
+    @staticmethod
+    def _state_of(thing: Any) -> Any:
+        return dict((unwrap(thing) if isinstance(thing, nn.Module) else thing).state_dict())

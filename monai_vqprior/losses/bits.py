@@ -1,0 +1,51 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+__all__ = ["BitsPerCodeLoss", "code_bits"]
+
+
+def code_bits(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """
+    Information content of each code under a prior, -log2 p(code), finite for all finite logits.
+
+    Args:
+        logits: (B, K, *grid), any floating type.
+        codes: (B, *grid), integers in 0..K-1.
+
+    Returns:
+        (B, *grid) float32, in bits.
+    """
+    return F.cross_entropy(logits.float(), codes.long(), reduction="none") / math.log(2)
+
+
+class BitsPerCodeLoss(nn.Module):
+    """Loss of stage 2: the cross-entropy of the codes in bits a code, so that the loss reads as a rate."""
+
+    def forward(self, logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """
+        Mean over a batch.
+
+        Args:
+            logits: (B, K, *grid).
+            codes: (B, *grid), integers in 0..K-1.
+
+        Returns:
+            a scalar, in bits.
+        """
+        return code_bits(logits, codes).mean()

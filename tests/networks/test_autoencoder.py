@@ -1,0 +1,378 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.inferers import LatentDiffusionInferer, VQVAETransformerInferer
+from monai.networks.nets import VQVAE, DecoderOnlyTransformer, DiffusionModelUNet
+from monai.networks.schedulers import DDPMScheduler
+from monai.utils.ordering import Ordering
+
+from monai_vqprior.networks.autoencoder import AutoencoderVQ, ResidualBlock
+from monai_vqprior.networks.codebook import EMACodebook
+
+SIZES = {2: (16, 24), 3: (8, 12, 16)}
+
+
+def tiny(spatial_dims: int = 2, **options: object) -> AutoencoderVQ:
+    """A network of stride 4 with 16 codes of length 4 whose blocks have left the identity."""
+    torch.manual_seed(0)
+    small = {"channels": (16,), "num_encoder_blocks": 1, "num_decoder_blocks": 1, "codebook": EMACodebook(16, 4)}
+    network = AutoencoderVQ(spatial_dims, **(small | options))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.1)
+    return network
+
+
+def monai_twin(spatial_dims: int, in_channels: int = 1, out_channels: int = 1) -> VQVAE:
+    """MONAI's network of the same stride and codes."""
+    return VQVAE(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        channels=(8, 8),
+        num_res_layers=1,
+        num_res_channels=(8, 8),
+        downsample_parameters=((2, 4, 1, 1), (2, 4, 1, 1)),
+        upsample_parameters=((2, 4, 1, 1, 0), (2, 4, 1, 1, 0)),
+        num_embeddings=16,
+        embedding_dim=4,
+    )
+
+
+def images(spatial_dims: int = 2, batch: int = 2, channels: int = 1) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.random((batch, channels, *SIZES[spatial_dims]), np.float32))
+
+
+def discs(size: int = 16) -> torch.Tensor:
+    """Four images (4, 1, size, size) of a bright disc, each elsewhere."""
+    rows, columns = np.mgrid[:size, :size] / size
+    centers = [(0.3, 0.3), (0.3, 0.7), (0.7, 0.4), (0.5, 0.6)]
+    discs = [np.exp(-(((rows - r) ** 2 + (columns - c) ** 2) / 0.05)) for r, c in centers]
+    return torch.from_numpy(np.stack(discs)[:, None].astype(np.float32))
+
+
+def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def loss_of(network: AutoencoderVQ, x: torch.Tensor) -> torch.Tensor:
+    reconstruction, commitment = network(x)
+    return F.mse_loss(reconstruction.float(), x) + commitment
+
+
+# the interface
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("channels", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("two_levels", [False, True])
+def test_shapes_are_those_of_monai(spatial_dims: int, channels: tuple[int, int], two_levels: bool) -> None:
+    levels = {"channels": (16, 32), "patch_size": 2} if two_levels else {"channels": (16,), "patch_size": 4}
+    ours = tiny(spatial_dims, in_channels=channels[0], out_channels=channels[1], **levels)
+    theirs = monai_twin(spatial_dims, *channels)
+    x = images(spatial_dims, channels=channels[0])
+    z = ours.encode(x)
+    indices = ours.index_quantize(x)
+    calls: dict[str, torch.Tensor] = {
+        "forward": x,
+        "encode": x,
+        "quantize": z,
+        "decode": z,
+        "index_quantize": x,
+        "decode_samples": indices,
+        "encode_stage_2_inputs": x,
+        "decode_stage_2_outputs": z,
+    }
+    for name, argument in calls.items():
+        mine, monais = getattr(ours, name)(argument), getattr(theirs, name)(argument)
+        assert isinstance(mine, tuple) == isinstance(monais, tuple), name
+        for a, b in zip(*((y if isinstance(y, tuple) else (y,)) for y in (mine, monais)), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype), name
+    assert ours.num_embeddings == theirs.num_embeddings
+    assert (ours.stride, ours.embedding_dim) == (4, 4)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_evaluation_returns_the_decoded_codes(spatial_dims: int) -> None:
+    network = tiny(spatial_dims).eval()
+    x = images(spatial_dims)
+    reconstruction = network(x)
+    assert isinstance(reconstruction, torch.Tensor)
+    codes = network.codebook.embedding[network.index_quantize(x)].movedim(-1, 1)
+    torch.testing.assert_close(reconstruction, network.decode(codes))
+    torch.testing.assert_close(network.decode_samples(network.index_quantize(x)), network.decode(codes))
+
+
+def test_training_returns_reconstruction_and_commitment() -> None:
+    network = tiny(codebook=EMACodebook(16, 4, commitment_cost=0.5))
+    x = images()
+    network(x)  # starts the codebook
+    z = network.encode(x)
+    codes = network.codebook.embedding[network.index_quantize(x)].movedim(-1, 1)
+    reconstruction, loss = network(x)
+    torch.testing.assert_close(reconstruction, network.decode(codes), atol=1e-5, rtol=1e-4)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(0.5 * (z - codes).square().mean().item(), rel=1e-4)
+
+
+def test_training_mode_moves_the_codebook_and_evaluation_does_not() -> None:
+    network = tiny()
+    before = snapshot(network)
+    network.eval()(images())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    network.train()(images())
+    assert not torch.equal(network.codebook.embedding, before["codebook.embedding"])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda network, x: network.encode(x), id="encode"),
+        pytest.param(lambda network, x: network.quantize(network.encode(x)), id="quantize"),
+        pytest.param(lambda network, x: network.index_quantize(x), id="index_quantize"),
+        pytest.param(lambda network, x: network.decode_samples(network.index_quantize(x)), id="decode_samples"),
+        pytest.param(lambda network, x: network.encode_stage_2_inputs(x), id="encode_stage_2_inputs"),
+        pytest.param(lambda network, x: network.decode_stage_2_outputs(network.encode(x)), id="decode_stage_2_outputs"),
+    ],
+)
+def test_encoding_and_decoding_in_training_mode_write_nothing(
+    call: Callable[[AutoencoderVQ, torch.Tensor], object],
+) -> None:
+    network = tiny().train()
+    before = snapshot(network)
+    call(network, images())
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_latents_of_stage_two_are_codes_and_are_quantized_before_decoding() -> None:
+    network = tiny().eval()
+    x = images()
+    latents = network.encode_stage_2_inputs(x)
+    distance = torch.cdist(latents.movedim(1, -1).reshape(-1, 4).double(), network.codebook.embedding.double())
+    np.testing.assert_allclose(distance.min(1).values.numpy(), 0, atol=1e-6)
+    torch.testing.assert_close(network.decode_stage_2_outputs(latents + 1e-4), network(x))
+
+
+def test_given_codebook_is_used() -> None:
+    codebook = EMACodebook(33, 5)
+    network = tiny(codebook=codebook)
+    assert network.codebook is codebook
+    assert (network.num_embeddings, network.embedding_dim) == (33, 5)
+    assert network.encode(images()).shape[1] == 5
+
+
+def test_default_grid_is_32_x_32_codes_of_512_for_128_pixels() -> None:
+    network = AutoencoderVQ(num_encoder_blocks=0, num_decoder_blocks=0)
+    indices = network.index_quantize(torch.zeros(1, 1, 128, 128))
+    assert (tuple(indices.shape), network.num_embeddings) == ((1, 32, 32), 512)
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 8])
+def test_patch_size_is_the_stride_of_one_level(patch_size: int) -> None:
+    network = tiny(patch_size=patch_size).eval()
+    x = images()
+    assert network.index_quantize(x).shape == (2, 16 // patch_size, 24 // patch_size)
+    assert network(x).shape == x.shape
+
+
+# learning
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("channels", [(16,), (16, 16)])
+def test_gradient_reaches_every_parameter(spatial_dims: int, channels: tuple[int, ...]) -> None:
+    network = tiny(spatial_dims, channels=channels)
+    loss_of(network, images(spatial_dims)).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_reconstruction_alone_trains_the_encoder() -> None:
+    network = tiny(codebook=EMACodebook(16, 4, commitment_cost=0.0))
+    reconstruction, _ = network(images())
+    reconstruction.square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.encoder.parameters())
+
+
+@pytest.mark.parametrize("channels", [(32,), (16, 32)])
+def test_a_few_steps_reduce_the_loss_much(channels: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = AutoencoderVQ(
+        channels=channels,
+        num_encoder_blocks=1,
+        num_decoder_blocks=1,
+        patch_size=4 // len(channels),
+        codebook=EMACodebook(64, 4, decay=0.9),
+    )
+    x = discs()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = loss_of(network, x)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    variance = x.var().item()  # what the mean image would leave
+    assert losses[-1] < 0.05 * losses[0]
+    assert F.mse_loss(network.eval()(x), x).item() < 0.1 * variance
+
+
+def test_new_block_is_the_identity() -> None:
+    x = torch.randn(2, 16, 5, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ResidualBlock(2, 16)(x), x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_acts_in_training_only(training: bool) -> None:
+    network = tiny(dropout=0.5).train(training)
+    z = network.encode(images())
+    assert torch.equal(network.encode(images()), z) is not training
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_checkpointing_gives_the_same_gradients(dropout: float) -> None:
+    gradients, runs = [], []
+    for use_checkpointing in (False, True):
+        network = tiny(dropout=dropout, use_checkpointing=use_checkpointing)
+        calls: list[str] = []
+        for name, module in network.named_modules():
+            if isinstance(module, ResidualBlock):
+                module.register_forward_pre_hook(lambda *_, calls=calls, name=name: calls.append(name))
+        torch.manual_seed(1)
+        loss_of(network, images()).backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+        runs.append(len(calls))
+    assert runs == [2, 4]  # each block of encoder and decoder runs once more in the backward pass
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_checkpointing_recomputes_nothing_without_gradients() -> None:
+    network = tiny(use_checkpointing=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(images()), tiny().eval()(images()))
+
+
+def test_bfloat16_autocast_with_channels_last() -> None:
+    x = images().to(memory_format=torch.channels_last)
+    network = tiny().to(memory_format=torch.channels_last)
+    z = network.encode(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z16 = network.encode(x)
+        loss = loss_of(network, x)
+        reconstruction = network.eval()(x)
+    assert z16.dtype == torch.bfloat16
+    assert (z16 - z).abs().max() < 0.05 * z.abs().max()
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    for name, buffer in network.named_buffers():
+        assert buffer.dtype in (torch.float32, torch.bool), name
+        assert buffer.isfinite().all(), name
+    assert reconstruction.shape == x.shape
+    assert reconstruction.isfinite().all()
+
+
+# MONAI's inferers
+
+
+def transformer() -> DecoderOnlyTransformer:
+    torch.manual_seed(0)
+    return DecoderOnlyTransformer(
+        num_tokens=17, max_seq_len=24, attn_layers_dim=8, attn_layers_depth=1, attn_layers_heads=2
+    ).eval()
+
+
+def test_vqvae_transformer_inferer_reads_the_codes() -> None:
+    network, model = tiny().eval(), transformer()
+    x = images()
+    prediction = VQVAETransformerInferer()(x, network, model, Ordering("raster_scan", 2, (1, 4, 6)))
+    codes = network.index_quantize(x).reshape(2, 24)
+    started = torch.cat([torch.full((2, 1), 16), codes[:, :-1]], 1)  # token 16 begins each sequence
+    torch.testing.assert_close(prediction, model(started))
+
+
+def test_vqvae_transformer_inferer_samples() -> None:
+    network, model = tiny().eval(), transformer()
+    ordering = Ordering("raster_scan", 2, (1, 2, 2))
+    sample = VQVAETransformerInferer().sample((2, 2), torch.full((3, 1), 16), network, model, ordering, verbose=False)
+    assert sample.shape == (3, 1, 8, 8)
+
+
+def test_latent_diffusion_inferer() -> None:
+    network = tiny().eval()
+    torch.manual_seed(0)
+    unet = DiffusionModelUNet(
+        spatial_dims=2,
+        in_channels=4,
+        out_channels=4,
+        channels=(8,),
+        attention_levels=(False,),
+        num_res_blocks=1,
+        norm_num_groups=8,
+        num_head_channels=8,
+    ).eval()
+    scheduler = DDPMScheduler(num_train_timesteps=10)
+    inferer = LatentDiffusionInferer(scheduler, scale_factor=2.0)
+    noise = torch.randn(2, 4, 4, 6)
+    timesteps = torch.tensor([3, 7])
+    prediction = inferer(images(), network, unet, noise, timesteps)
+    latents = 2 * network.codebook.embedding[network.index_quantize(images())].movedim(-1, 1)
+    torch.testing.assert_close(prediction, unet(scheduler.add_noise(latents, noise, timesteps), timesteps))
+
+    scheduler.set_timesteps(2)
+    sample = inferer.sample(noise[:, :, :2, :2], network, unet, scheduler, verbose=False)
+    assert sample.shape == (2, 1, 8, 8)
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
+        ({"channels": ()}, r"channels must .*, got \[\]"),
+        ({"channels": (16, 0)}, r"channels must .*, got \[16, 0\]"),
+        ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
+        ({"num_encoder_blocks": -1}, "num_encoder_blocks .* got -1 and 4"),
+        ({"num_decoder_blocks": -2}, "num_decoder_blocks .* got 2 and -2"),
+    ],
+)
+def test_bad_argument_is_quoted(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AutoencoderVQ(**options)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 18, 16), (1, 1, 16, 18)])
+@pytest.mark.parametrize("method", ["forward", "encode", "index_quantize", "encode_stage_2_inputs"])
+def test_side_that_the_stride_does_not_divide(shape: tuple[int, ...], method: str) -> None:
+    with pytest.raises(ValueError, match="multiples of the network's stride 4, got 18"):
+        getattr(tiny(), method)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("spatial_dims", "shape"), [(2, (1, 1, 8, 8, 8)), (3, (1, 1, 8, 8)), (2, (1, 8, 8))])
+def test_images_of_other_dimensions(spatial_dims: int, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"must have {spatial_dims + 2} dimensions .*, got {len(shape)}"):
+        tiny(spatial_dims).encode(torch.zeros(shape))
