@@ -11,4 +11,22 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 __version__ = "0.1.0"
+
+# Imported when they are first used: `import monai_vqprior` alone costs nothing.
+_ROOMS = ("data", "transforms", "networks", "losses", "engines", "inferers", "metrics", "handlers", "report")
+
+__all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOMS])

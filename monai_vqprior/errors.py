@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "input_error_in"]
+__all__ = ["AlreadyDoneError", "InputError", "input_error_in"]
 
 
 class InputError(ValueError):
@@ -21,6 +21,10 @@ class InputError(ValueError):
     The message is one line that names the file or the value and says what to do. The command line prints it and
     exits with status 2; every other exception is a bug and keeps its traceback.
     """
+
+
+class AlreadyDoneError(InputError):
+    """What was asked for is done already, such as a training that has had all its epochs."""
 
 
 def input_error_in(error: BaseException) -> InputError | None:

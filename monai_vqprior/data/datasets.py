@@ -35,7 +35,7 @@ class SliceDataset(Dataset):
 
     :class:`monai.data.CacheDataset` keeps a dictionary of tensors a slice, of which every worker process comes to hold
     a copy. Here the deterministic transforms must end in 8 bits and fill one array; what is random, and the
-    conversion to floating point, comes after it.
+    conversion to floating point, comes after it. The path of a slice moves to ``path``.
 
     Args:
         data: dictionaries with the path of a slice under ``image``; their other items are handed on as they are.
@@ -76,7 +76,8 @@ class SliceDataset(Dataset):
         return len({item["subject"] for item in self.data})
 
     def _transform(self, index: int) -> Any:
-        item = {**self.data[index], "image": self.images[index]}
+        data = self.data[index]
+        item = {**data, "path": data["image"], "image": self.images[index]}
         return item if self.augmentation is None else self.augmentation(item)
 
     def _load(self, skip_bad: bool, num_threads: int, progress: bool) -> tuple[torch.Tensor, list[int]]:

@@ -13,11 +13,20 @@ from __future__ import annotations
 
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
 from monai_vqprior.engines.checkpoints import find_checkpoint, load_weights, read_checkpoint, unwrap
-from monai_vqprior.engines.setup import claim_run, mixed_precision, select_device, write_settings
+from monai_vqprior.engines.setup import (
+    check_output,
+    check_spatial_size,
+    claim_run,
+    mixed_precision,
+    select_device,
+    write_settings,
+)
 
 __all__ = [
     "PrepareBatchCodes",
     "PrepareBatchSlices",
+    "check_output",
+    "check_spatial_size",
     "claim_run",
     "find_checkpoint",
     "load_weights",

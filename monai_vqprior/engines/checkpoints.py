@@ -38,7 +38,8 @@ def find_checkpoint(
     folders: Sequence[str | os.PathLike[str]],
     ckpt: str | os.PathLike[str] | None = None,
     option: str = "ckpt",
-) -> Path:
+    required: bool = True,
+) -> Path | None:
     """
     Where the weights of a network are.
 
@@ -47,9 +48,10 @@ def find_checkpoint(
         folders: folders to look in, the first that has the file wins.
         ckpt: the file itself; given, the folders do not matter.
         option: the name of the option that gives ``ckpt``, for the error message.
+        required: whether there must be one.
 
     Returns:
-        path of an existing file.
+        path of an existing file; None when there is none and none is required.
 
     Raises:
         InputError: when there is none.
@@ -62,6 +64,8 @@ def find_checkpoint(
         path = Path(folder) / name
         if path.is_file():
             return path
+    if not required:
+        return None
     places = " or ".join(str(folder) for folder in folders)
     raise InputError(f"there is no {name} in {places}: train first, or give the weights with --{option}.")
 
@@ -111,8 +115,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             0
         ]
         raise InputError(
-            f"{path} is of another architecture ({len(missing)} tensors missing, {len(surplus)} unknown, {len(reshaped)} "
-            f"of another shape; {example}): use the settings that it was trained with."
+            f"{path} is of another architecture ({len(missing)} tensors missing, {len(surplus)} unknown, "
+            f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with."
         )
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)

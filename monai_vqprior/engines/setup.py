@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from monai_vqprior.data.files import write_text
 from monai_vqprior.errors import InputError
 
-__all__ = ["claim_run", "mixed_precision", "select_device", "write_settings"]
+__all__ = ["check_output", "check_spatial_size", "claim_run", "mixed_precision", "select_device", "write_settings"]
 
 
 def select_device(name: str | torch.device | None = None) -> torch.device:
@@ -74,40 +74,83 @@ def mixed_precision(device: str | torch.device, wanted: bool = True) -> torch.dt
     return torch.bfloat16 if has_bfloat16 else None
 
 
-def claim_run(
-    output_dir: str | os.PathLike[str], checkpoint: str, last: str, overwrite: bool = False, resume: bool = False
-) -> None:
+def check_spatial_size(spatial_size: int | Sequence[int], stride: int) -> None:
     """
-    Make the folder of a training run, and refuse to train over a run that is there already.
+    Refuse an image size that a network cannot encode, before anything is read.
 
     Args:
-        output_dir: folder of the run; checkpoints are in its ``models``.
-        checkpoint: file name of the best weights, such as ``model.pt``.
-        last: file name of the state to resume from, such as ``vqvae_last.pt``.
-        overwrite: whether an earlier run may be replaced; its checkpoints of this stage are removed.
+        spatial_size: one number or one an axis.
+        stride: pixels that one code stands for along each axis.
+
+    Raises:
+        InputError: when a size is not a positive multiple of the stride.
+    """
+    for size in (spatial_size,) if isinstance(spatial_size, int) else spatial_size:
+        if size < stride or size % stride:
+            below = max(stride, size // stride * stride)
+            raise InputError(
+                f"spatial_size {size} is not a multiple of the network's stride {stride}: take {below} or "
+                f"{below + stride}."
+            )
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """
+    Refuse to replace the results of an earlier run.
+
+    Args:
+        path: the file or folder that is going to be written.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        InputError: when it exists, a folder being ignored while it is empty, and may not be replaced.
+    """
+    path = Path(path)
+    holds_something = any(path.iterdir()) if path.is_dir() else path.exists()
+    if holds_something and not overwrite:
+        raise InputError(f"{path} exists: pass --overwrite to replace it, or another --output_dir.")
+
+
+def claim_run(
+    output_dir: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    last_state: str | os.PathLike[str],
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """
+    Make the folders of a training run, and refuse to train over a run that is there already.
+
+    Args:
+        output_dir: folder of the run.
+        checkpoint: file of the best weights.
+        last_state: file of the state to resume from.
+        overwrite: whether an earlier run may be replaced; its two files are removed.
         resume: whether to go on with an earlier run.
 
     Raises:
         InputError: when there is an earlier run and neither is allowed, when both are, and when there is nothing to
             resume.
     """
-    models = Path(output_dir) / "models"
-    if models.exists() and not models.is_dir():
-        raise InputError(f"{models} is a file: give another folder as --output_dir.")
-    existing = [models / name for name in (checkpoint, last) if (models / name).exists()]
+    files = [Path(checkpoint), Path(last_state)]
+    existing = [path for path in files if path.exists()]
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict one another: pass one of them.")
-    if resume and not (models / last).is_file():
-        raise InputError(f"there is nothing to resume: {models / last} does not exist.")
+    if resume and not files[1].is_file():
+        raise InputError(f"there is nothing to resume: {files[1]} does not exist.")
     if existing and not (overwrite or resume):
         raise InputError(
-            f"{existing[0]} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite to "
-            "replace it, or another --output_dir."
+            f"{existing[0]} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
+            "to replace it, or another --output_dir."
         )
+    try:
+        for folder in (Path(output_dir), *(path.parent for path in files)):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{error.filename} cannot be made ({error.strerror}): give another --output_dir.") from error
     if overwrite:
         for path in existing:
             path.unlink()
-    models.mkdir(parents=True, exist_ok=True)
 
 
 def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

@@ -10,3 +10,34 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from monai_vqprior.handlers.checkpoints import BestWeights, LastState
+from monai_vqprior.handlers.metrics import (
+    SSIM,
+    BitsPerCode,
+    BrainSSIM,
+    CodebookPerplexity,
+    CodebookUsage,
+    MultiScaleSSIM,
+)
+from monai_vqprior.handlers.pictures import ReconstructionWriter, contact_sheet, to_pixels
+from monai_vqprior.handlers.schedule import CosineBudget, EarlyStop, FinalValidation, TrainingProgress, cosine_factor
+
+__all__ = [
+    "SSIM",
+    "BestWeights",
+    "BitsPerCode",
+    "BrainSSIM",
+    "CodebookPerplexity",
+    "CodebookUsage",
+    "CosineBudget",
+    "EarlyStop",
+    "FinalValidation",
+    "LastState",
+    "MultiScaleSSIM",
+    "ReconstructionWriter",
+    "TrainingProgress",
+    "contact_sheet",
+    "cosine_factor",
+    "to_pixels",
+]

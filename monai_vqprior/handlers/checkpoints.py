@@ -23,7 +23,8 @@ import torch.nn as nn
 from ignite.engine import Engine, Events
 
 from monai_vqprior.data.files import atomic_path
-from monai_vqprior.engines import unwrap
+from monai_vqprior.engines import read_checkpoint, unwrap
+from monai_vqprior.errors import AlreadyDoneError, InputError
 
 __all__ = ["BestWeights", "LastState"]
 
@@ -83,35 +84,62 @@ class LastState:
     """
     Keep the whole state of a training, so that it can be resumed where it stopped.
 
-    Written at the end of each epoch, at the end of the training, and when it is interrupted. An interruption by an
-    error or by Ctrl-C is raised again after the state was written.
+    Written at the end of each epoch, at the end of the training, and when Ctrl-C interrupts it, which is raised again.
+    Attach it before all other handlers: what it loads, they may need when the training starts.
 
     Args:
         path: file to write.
-        objects: what to save, by name; each has a ``state_dict``. :class:`monai.handlers.CheckpointLoader` with the
-            same dictionary loads it.
+        objects: what to save beside the engine, by name; each has ``state_dict`` and ``load_state_dict``.
+        resume: load the file when the training starts, and go on from there.
     """
 
-    def __init__(self, path: str | os.PathLike[str], objects: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str], objects: Mapping[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
-        self.objects = dict(objects)
+        self.objects = {name: unwrap(x) if isinstance(x, nn.Module) else x for name, x in objects.items()}
+        self.resume = resume
 
     def attach(self, engine: Engine) -> None:
         """Attach to the training engine."""
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.interrupted)
 
     def __call__(self, engine: Engine) -> None:
         """Save."""
-        _save(self.path, {name: self._state_of(thing) for name, thing in self.objects.items()})
+        objects = {**self.objects, "trainer": engine}
+        _save(self.path, {name: dict(thing.state_dict()) for name, thing in objects.items()})
+
+    def load(self, engine: Engine) -> None:
+        """
+        Load, and keep the engine's own ``max_epochs``.
+
+        Raises:
+            InputError: when the file is of another network.
+            AlreadyDoneError: when the training has had all its epochs.
+        """
+        content = read_checkpoint(self.path)
+        max_epochs = engine.state.max_epochs
+        try:
+            for name, thing in self.objects.items():
+                thing.load_state_dict(content[name])
+            engine.load_state_dict(content["trainer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{self.path} does not fit this training ({str(error).splitlines()[0]}): resume with the settings that "
+                "it was started with."
+            ) from error
+        engine.state.max_epochs = max_epochs
+        if max_epochs is not None and engine.state.epoch >= max_epochs:
+            raise AlreadyDoneError(
+                f"the run in {self.path} has had {engine.state.epoch} epochs: raise --max_epochs to go on."
+            )
 
     def interrupted(self, engine: Engine, error: BaseException) -> None:
-        """Save what there is, and raise again."""
+        """Save when a person interrupts, and raise again whatever it was."""
         if isinstance(error, KeyboardInterrupt):
             self(engine)
         raise error
-
-    @staticmethod
-    def _state_of(thing: Any) -> Any:
-        return dict((unwrap(thing) if isinstance(thing, nn.Module) else thing).state_dict())

@@ -19,9 +19,13 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from monai.handlers import EarlyStopHandler
 from torch.optim import Optimizer
+from tqdm import tqdm
 
-__all__ = ["CosineBudget", "ValidateWhenStopped", "cosine_factor"]
+from monai_vqprior.errors import AlreadyDoneError
+
+__all__ = ["CosineBudget", "EarlyStop", "FinalValidation", "TrainingProgress", "cosine_factor"]
 
 
 def cosine_factor(progress: float, final: float = 0.0) -> float:
@@ -108,15 +112,23 @@ class CosineBudget:
         return {"elapsed": self.elapsed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a number of seconds; the clock starts anew."""
+        """
+        Go on from a number of seconds; the clock starts anew.
+
+        Raises:
+            AlreadyDoneError: when the time is up already.
+        """
         self._elapsed_before = float(state["elapsed"])
+        if self.max_seconds is not None and self._elapsed_before >= self.max_seconds:
+            minutes = self._elapsed_before / 60
+            raise AlreadyDoneError(f"the run has had its time, {minutes:.1f} minutes: raise --max_minutes to go on.")
         self._started = time.monotonic() if self._started is not None else None
 
 
-class ValidateWhenStopped:
+class FinalValidation:
     """
-    Validate once more when a training was stopped inside an epoch, which :class:`monai.handlers.ValidationHandler`
-    would leave unmeasured.
+    Validate at the end of a training unless its last epoch was: :class:`monai.handlers.ValidationHandler` leaves
+    a training unmeasured that was stopped inside an epoch or between two intervals.
 
     Args:
         validator: the validating engine.
@@ -126,9 +138,89 @@ class ValidateWhenStopped:
         self.validator = validator
 
     def attach(self, engine: Engine) -> None:
-        """Attach to the training engine."""
-        engine.add_event_handler(Events.TERMINATE, self)
+        """Attach to the training engine, before handlers that save what the validation finds."""
+        engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Run the validator."""
-        self.validator.run(engine.state.epoch)
+        """Run the validator, which counts the epochs that it has validated."""
+        if self.validator.state.epoch != engine.state.epoch:
+            self.validator.run(engine.state.epoch)
+
+
+class EarlyStop:
+    """
+    Stop a training when validation has not improved for some time; attached to the trainer, in a configuration
+    it needs no reference back to it as :class:`monai.handlers.EarlyStopHandler` does.
+
+    Args:
+        validator: the validating engine.
+        metric: name of its metric.
+        patience: validations without improvement after which to stop; 0 never stops.
+        smaller_is_better: whether smaller values are improvements.
+    """
+
+    def __init__(self, validator: Evaluator, metric: str, patience: int = 0, smaller_is_better: bool = False) -> None:
+        if patience < 0:
+            raise ValueError(f"patience must not be negative, got {patience}.")
+        self.validator = validator
+        self.metric = metric
+        self.patience = patience
+        self.sign = -1.0 if smaller_is_better else 1.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the training engine."""
+        if self.patience:
+            EarlyStopHandler(self.patience, self.score, trainer=engine).attach(self.validator)
+
+    def score(self, engine: Engine) -> float:
+        """The metric, so that greater is better."""
+        return self.sign * float(engine.state.metrics[self.metric])
+
+
+class TrainingProgress:
+    """
+    A progress bar over the whole training, by epochs or by the clock, and a line for each validation.
+
+    Args:
+        schedule: knows how much of the training is done.
+        validator: the validating engine, whose metrics are printed.
+        description: the word before the bar.
+    """
+
+    def __init__(self, schedule: CosineBudget, validator: Evaluator, description: str = "") -> None:
+        self.schedule = schedule
+        self.validator = validator
+        self.description = description
+        self._bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the training engine; only process 0 shows anything."""
+        if idist.get_rank() != 0:
+            return
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=10), self)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+        self.validator.add_event_handler(Events.COMPLETED, self.report)
+
+    def start(self, engine: Engine) -> None:
+        """Show the bar."""
+        layout = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+        self._bar = tqdm(total=1.0, desc=self.description, bar_format=layout, dynamic_ncols=True)
+
+    def __call__(self, engine: Engine) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            loss = engine.state.output["loss"]  # type: ignore[index, call-overload]
+            self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {float(loss):.4f}", refresh=False)
+            self._bar.update(min(1.0, self.schedule.progress(engine)) - self._bar.n)
+
+    def report(self, engine: Engine) -> None:
+        """Print the metrics of a validation above the bar."""
+        values = ", ".join(f"{name} {value:.4g}" for name, value in engine.state.metrics.items())
+        tqdm.write(f"{self.description} epoch {engine.state.epoch}: {values}")
+
+    def finish(self, engine: Engine) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.update(1.0 - self._bar.n)
+            self._bar.close()

@@ -35,7 +35,7 @@ def _to_float(output: Any) -> Any:
 
 
 def _as_channels_last(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, C, H, W) in memory order (B, H, W, C), which convolutions in bfloat16 want; other tensors as they are."""
+    """Images (B, C, H, W) laid out as (B, H, W, C), which bfloat16 convolutions want; other tensors unchanged."""
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
@@ -43,7 +43,8 @@ class MixedPrecisionInferer(Inferer):
     """
     Run a network under autocast, on any device type, and return its results in float32.
 
-    :class:`monai.engines.SupervisedTrainer` autocasts on CUDA only; this is the hook for the rest, and serves both stages.
+    :class:`monai.engines.SupervisedTrainer` autocasts on CUDA only; this hook serves every device
+    and both stages.
 
     Args:
         dtype: type to autocast to, such as ``torch.bfloat16``; None for no autocast. See

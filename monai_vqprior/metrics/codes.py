@@ -27,7 +27,7 @@ def count_codes(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
 
 def perplexity(counts: torch.Tensor) -> float:
     """
-    Effective number of codes, the exponential of the entropy of their frequencies: K when all are used alike, 1 when one is.
+    Effective number of codes, the exponential of the entropy of their frequencies: K when all are used alike.
 
     Args:
         counts: (K,), how often each code occurs.

@@ -194,23 +194,40 @@ def test_patch_size_is_the_stride_of_one_level(patch_size: int) -> None:
     assert network(x).shape == x.shape
 
 
+@pytest.mark.parametrize(("spatial_dims", "cell"), [(2, (0, 5)), (2, (4, 1)), (3, (0, 3, 2)), (3, (3, 0, 1))])
+def test_code_and_image_patch_lie_at_the_same_place(spatial_dims: int, cell: tuple[int, ...]) -> None:
+    # Without blocks the encoder sees one cell around its own and the decoder reaches two; the norms add a little.
+    network = tiny(spatial_dims, num_encoder_blocks=0, num_decoder_blocks=0).eval()
+    x = torch.zeros(1, 1, *[4 * 6] * spatial_dims)
+    z = torch.zeros(1, 4, *[6] * spatial_dims)
+    x_moved, z_moved = x.clone(), z.clone()
+    x_moved[(..., *[slice(4 * i, 4 * i + 4) for i in cell])] = 1
+    z_moved[(..., *cell)] = 1
+    for change, size, reach in [
+        (network.encode(x_moved) - network.encode(x), 1, 1),
+        (network.decode(z_moved) - network.decode(z), 4, 2),
+    ]:
+        strongest = np.unravel_index(int(change.abs().amax(1).argmax()), change.shape[2:])
+        assert all(abs(int(s) // size - i) <= reach for s, i in zip(strongest, cell, strict=True)), strongest
+
+
 # learning
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("channels", [(16,), (16, 16)])
 def test_gradient_reaches_every_parameter(spatial_dims: int, channels: tuple[int, ...]) -> None:
-    network = tiny(spatial_dims, channels=channels)
+    network = tiny(spatial_dims, channels=channels, patch_size=4 // len(channels))
     loss_of(network, images(spatial_dims)).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
 
 
-def test_reconstruction_alone_trains_the_encoder() -> None:
-    network = tiny(codebook=EMACodebook(16, 4, commitment_cost=0.0))
-    reconstruction, _ = network(images())
-    reconstruction.square().mean().backward()
+@pytest.mark.parametrize("part", [0, 1], ids=["reconstruction", "commitment"])
+def test_each_output_alone_trains_the_encoder(part: int) -> None:
+    network = tiny()
+    network(images())[part].square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.encoder.parameters())
 
 
@@ -298,6 +315,7 @@ def test_bfloat16_autocast_with_channels_last() -> None:
 
 
 def transformer() -> DecoderOnlyTransformer:
+    pytest.importorskip("einops", reason="MONAI's transformer needs einops")
     torch.manual_seed(0)
     return DecoderOnlyTransformer(
         num_tokens=17, max_seq_len=24, attn_layers_dim=8, attn_layers_depth=1, attn_layers_heads=2
@@ -321,6 +339,7 @@ def test_vqvae_transformer_inferer_samples() -> None:
 
 
 def test_latent_diffusion_inferer() -> None:
+    pytest.importorskip("einops", reason="MONAI's diffusion network needs einops")
     network = tiny().eval()
     torch.manual_seed(0)
     unet = DiffusionModelUNet(

@@ -233,10 +233,12 @@ def test_start_puts_all_codes_on_vectors_of_the_batch(k: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_start_spreads_the_codes(seed: int) -> None:
-    # Four outliers among a thousand: 32 uniform draws would miss most of them.
+    # Two far clusters, and near each five vectors of a thousand: uniform draws would miss those, and so would draws
+    # that look at the distance to the first code alone.
     torch.manual_seed(seed)
     vectors = np.random.default_rng(seed).normal(0, 0.1, (1000, 3)).astype(np.float32)
-    vectors[::250] += 10 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)
+    vectors[::2, 0] += 100
+    vectors[:10, 1] += 10
     codebook = EMACodebook(32, 3)
     quantized, _, _ = codebook(as_image(vectors))
     worst = ((quantized[0, :, :, 0].t().numpy() - vectors) ** 2).sum(1).max()

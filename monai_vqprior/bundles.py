@@ -1,0 +1,133 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_vqprior.data.files import claim_output
+from monai_vqprior.errors import InputError
+
+__all__ = ["bundle_root", "command_line", "copy_bundle", "run_configs", "saved_settings"]
+
+
+def bundle_root(given: str | None = None) -> Path:
+    """
+    Folder of the bundle: the one given, else the one that the package carries.
+
+    Raises:
+        InputError: when the folder given is no bundle of this package.
+    """
+    if given is not None:
+        if not (Path(given) / "configs" / "train.json").is_file():
+            raise InputError(f"{given} is not a bundle: {Path(given) / 'configs' / 'train.json'} does not exist.")
+        return Path(given).resolve()
+    package = Path(__file__).resolve().parent
+    inside = package / "bundle"  # an installed wheel
+    return inside if inside.is_dir() else package.parent / "bundle"  # a checkout
+
+
+def copy_bundle(output: str, given: str | None = None) -> Path:
+    """Copy the bundle to a new or empty folder, to edit it or to share it, and return the folder."""
+    target = claim_output(output, what="bundle")
+    leave = shutil.ignore_patterns("__pycache__", "*.py", ".*")
+    shutil.copytree(bundle_root(given), target, dirs_exist_ok=True, ignore=leave)
+    return target
+
+
+def load_configs(root: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The top level of a stack of configurations, merged as ``monai.bundle run`` merges them."""
+    from monai.bundle import ConfigParser
+
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged.update(ConfigParser.load_config_file(str(root / "configs" / name)))
+    return merged
+
+
+def saved_settings(folders: Sequence[str | Path], config: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The settings that a trained network has beside it, where they differ from a configuration.
+
+    Args:
+        folders: folders of checkpoints; the first with a ``settings.json`` counts.
+        config: the configuration.
+
+    Returns:
+        values of top-level keys of the configuration.
+
+    Raises:
+        InputError: when the file cannot be read.
+    """
+    for folder in folders:
+        path = Path(folder) / "settings.json"
+        if path.is_file():
+            try:
+                settings = json.loads(path.read_text(encoding="utf-8"))
+                return {key: value for key, value in settings.items() if key in config and config[key] != value}
+            except (ValueError, AttributeError) as error:
+                raise InputError(f"{path} cannot be read ({error}): mend it or remove it.") from error
+    return {}
+
+
+def check_keys(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """
+    Refuse to override what the configuration does not have, which MONAI would silently add.
+
+    Raises:
+        InputError: with the key that was probably meant.
+    """
+    for key in overrides:
+        name = key.lstrip("+~").split("#")[0].split("::")[0]
+        if name not in config:
+            close = difflib.get_close_matches(name, config, n=1)
+            hint = f"did you mean --{close[0]}?" if close else "see --help for the options."
+            raise InputError(f"there is no option --{key}: {hint}")
+
+
+def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> str:
+    """The ``python -m monai.bundle run`` command that does the same, to be pasted into a POSIX shell."""
+    files = [str(root / "configs" / name) for name in names]
+    words = ["python", "-m", "monai.bundle", "run", "--config_file", files[0] if len(files) == 1 else str(files)]
+    for key, value in {"bundle_root": str(root), **overrides}.items():
+        words += [f"--{key}", str(value)]
+    # Double quotes around a list of quoted names read better than shlex's escapes.
+    return " ".join(f'"{w}"' if "'" in w and not set(w) & set('"$`\\!') else shlex.quote(w) for w in words)
+
+
+def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """
+    Run a stack of configurations in this process, after printing the command that does the same.
+
+    Args:
+        root: folder of the bundle.
+        names: file names in its ``configs``, each an overlay on those before.
+        overrides: values of configuration keys.
+
+    Raises:
+        InputError: when a key does not exist.
+    """
+    check_keys(overrides, load_configs(root, names))
+    print(f"$ {command_line(root, names, overrides)}", flush=True)
+
+    from monai.bundle import run
+
+    with warnings.catch_warnings():
+        # MONAI warns that a configuration can run code, whoever wrote it; this one is the package's or the user's own.
+        warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
+        run(config_file=[str(root / "configs" / name) for name in names], bundle_root=str(root), **overrides)

@@ -1,0 +1,343 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_vqprior.networks.pixelcnn import GatedPixelCNN
+
+NAN = math.nan
+#: constructor arguments of small networks whose last position can see every other.
+NETWORKS = {
+    "2-D": {"spatial_dims": 2, "spatial_size": (3, 4)},
+    "2-D, kernel 5": {"spatial_dims": 2, "spatial_size": (4, 3), "kernel_size": 5},
+    "2-D, conditional": {"spatial_dims": 2, "spatial_size": (3, 3), "num_classes": [3, 2], "num_values": 2},
+    "2-D, one row": {"spatial_dims": 2, "spatial_size": (1, 5)},
+    "2-D, one column": {"spatial_dims": 2, "spatial_size": (5, 1), "num_values": 1},
+    "3-D": {"spatial_dims": 3, "spatial_size": (2, 3, 2)},
+    "3-D, kernel 5": {"spatial_dims": 3, "spatial_size": (3, 2, 3), "kernel_size": 5},
+    "3-D, conditional": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "num_classes": [2], "num_values": 1},
+}
+each_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS.keys())
+
+
+def prior(**options: object) -> GatedPixelCNN:
+    """A small network in float64 and evaluation mode, with weights large enough that nothing vanishes."""
+    torch.manual_seed(0)
+    small = {"num_embeddings": 5, "channels": 6, "num_layers": 5, "kernel_size": 3}
+    network = GatedPixelCNN(**(small | options)).double().eval()
+    with torch.no_grad():
+        network.position.normal_()
+        for layer in network.layers:
+            for conv in layer.convs:
+                conv.conv.weight.mul_(2)
+    return network
+
+
+def grids(network: GatedPixelCNN, batch: int, seed: int = 0) -> torch.Tensor:
+    size = (batch, *network.spatial_size)
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, network.num_embeddings, size))
+
+
+def conditions(network: GatedPixelCNN, batch: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels (B, number of labels) and values (B, num_values), about a third of them missing."""
+    rng = np.random.default_rng(seed)
+    labels = np.array([rng.integers(-1, number, batch) for number in network.num_classes], np.int64)
+    values = rng.normal(size=(batch, network.num_values))
+    values[rng.random(values.shape) < 0.3] = NAN
+    return torch.from_numpy(labels.reshape(-1, batch).T.copy()), torch.from_numpy(values)
+
+
+def generated(
+    network: GatedPixelCNN,
+    codes: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    values: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``generate`` fills in when told these codes, and the logits (B, K, *spatial) that it visited."""
+    flat = codes.flatten(1)
+    visited: list[torch.Tensor] = []
+
+    def choose(position: int, logits: torch.Tensor) -> torch.Tensor:
+        assert position == len(visited)
+        assert not logits.requires_grad
+        visited.append(logits.clone())
+        return flat[:, position]
+
+    filled = network.generate(choose, len(codes), labels, values)
+    return filled, torch.stack(visited, -1).view(len(codes), -1, *network.spatial_size)
+
+
+# causality
+
+
+@each_network
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_code_moves_every_later_logit_and_no_other(options: dict[str, object], conditional: bool) -> None:
+    network = prior(**options)
+    codes = grids(network, 1)
+    number = codes[0].numel()
+    changed = codes.flatten(1).repeat(number, 1)  # grid j differs in code j
+    changed[range(number), range(number)] = (changed.diagonal() + 1) % network.num_embeddings
+    batch = torch.cat([codes, changed.view(number, *network.spatial_size)])
+    labels, values = (x[:1].repeat(number + 1, 1) for x in conditions(network, 1, seed=1))
+    with torch.no_grad():
+        logits = network(batch, labels, values) if conditional else network(batch)
+    moved = (logits[1:] - logits[:1]).abs().amax(1).flatten(1)  # (changed code, position of the logit)
+    later = np.triu(np.ones((number, number), bool), 1)
+    assert moved[~later].max() < 1e-12
+    assert moved[later].min() > 1e-9  # no blind spot
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_reach_grows_with_the_layers(num_layers: int) -> None:
+    # Kernel 3: each layer looks one position further, and the shift at the entrance gives one more.
+    network = prior(spatial_size=(1, 9), num_layers=num_layers)
+    codes = grids(network, 1)
+    reached = []
+    for j in range(9):
+        changed = codes.clone()
+        changed[0, 0, j] = (changed[0, 0, j] + 1) % 5
+        reached.append((network(changed) - network(codes))[0, :, 0, 8].abs().max().item() > 1e-12)
+    assert reached == [8 - (num_layers + 1) <= j < 8 for j in range(9)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"spatial_size": 2}, {"spatial_dims": 3, "spatial_size": (1, 2, 3)}], ids=["2-D", "3-D"]
+)
+def test_probabilities_of_all_grids_sum_to_one(options: dict[str, object]) -> None:
+    network = prior(num_embeddings=2, **options)
+    number = math.prod(network.spatial_size)
+    codes = torch.tensor(list(itertools.product([0, 1], repeat=number))).view(-1, *network.spatial_size)
+    with torch.no_grad():
+        log_likelihood = -F.cross_entropy(network(codes), codes, reduction="none").flatten(1).sum(1)
+    assert log_likelihood.exp().sum().item() == pytest.approx(1, abs=1e-10)
+    assert log_likelihood.std() > 0.1  # not the uniform distribution, for which this says nothing
+
+
+# generate
+
+
+@each_network
+@pytest.mark.parametrize("conditional", [True, False])
+def test_generate_visits_the_logits_of_forward(options: dict[str, object], conditional: bool) -> None:
+    network = prior(**options).float()
+    codes = grids(network, 4)
+    labels, values = conditions(network, 4) if conditional else (None, None)
+    with torch.no_grad():
+        expected = network(codes, labels, values)
+    filled, logits = generated(network, codes, labels, values)
+    assert torch.equal(filled, codes)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(
+    size=st.lists(st.integers(1, 5), min_size=2, max_size=3),
+    kernel_size=st.sampled_from([3, 5]),
+    num_layers=st.integers(1, 3),
+    num_classes=st.lists(st.integers(1, 3), max_size=2),
+    num_values=st.integers(0, 2),
+    batch=st.integers(1, 3),
+)
+def test_generate_equals_forward_for_any_network(
+    size: list[int], kernel_size: int, num_layers: int, num_classes: list[int], num_values: int, batch: int
+) -> None:
+    network = prior(
+        spatial_dims=len(size),
+        spatial_size=size,
+        kernel_size=kernel_size,
+        num_layers=num_layers,
+        num_classes=num_classes,
+        num_values=num_values,
+    )
+    codes = grids(network, batch)
+    labels, values = conditions(network, batch)
+    filled, logits = generated(network, codes, labels, values)
+    assert torch.equal(filled, codes)
+    torch.testing.assert_close(logits, network(codes, labels, values).detach(), atol=1e-9, rtol=1e-9)
+
+
+def test_generate_samples_what_its_logits_say() -> None:
+    # Greedy choice has no randomness: forward must agree that each code is the best one given those before it.
+    network = prior(spatial_size=(4, 5))
+    codes = network.generate(lambda position, logits: logits.argmax(1), 2)
+    assert codes.dtype == torch.int64
+    assert torch.equal(network(codes).argmax(1), codes)
+
+
+# position and conditions
+
+
+def test_position_is_told_apart() -> None:
+    network = prior(spatial_size=(3, 3))
+    codes = torch.zeros(1, 3, 3, dtype=torch.long)
+    with torch.no_grad():
+        before = network(codes)
+        network.position[:, :, 1, 2] += 1
+        moved = (network(codes) - before)[0].abs().amax(0)
+    assert moved[1, 2] > 1e-6
+    assert moved[0].max() < 1e-12  # the rows above look up, not down
+
+
+@pytest.mark.parametrize("size", [(3, 3), (2, 2, 2)])
+def test_position_matters_once_learned(size: tuple[int, ...]) -> None:
+    # Every grid counts 0, 1, 2, ...; without its neighbors the first code says nothing, its place says all.
+    torch.manual_seed(0)
+    number = math.prod(size)
+    network = GatedPixelCNN(len(size), number, size, channels=8, num_layers=1, kernel_size=3)
+    with torch.no_grad():
+        network.embedding.weight.zero_()
+    network.embedding.weight.requires_grad_(False)
+    codes = torch.arange(number).view(1, *size)
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.03)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(codes), codes)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1 * math.log(number)
+
+
+def logits_of(labels: list[list[int]] | None, values: list[list[float]] | None) -> torch.Tensor:
+    """Logits of one and the same grid under one condition a row."""
+    network = prior(spatial_size=(2, 3), num_classes=[3, 2], num_values=2)
+    batch = len(labels or values or [0])
+    codes = grids(network, 1).repeat(batch, 1, 1)
+    with torch.no_grad():
+        return network(
+            codes,
+            None if labels is None else torch.tensor(labels),
+            None if values is None else torch.tensor(values, dtype=torch.float64),
+        )
+
+
+@pytest.mark.parametrize("labels", [None, [[-1, -1]]])
+@pytest.mark.parametrize("values", [None, [[NAN, NAN]]])
+def test_missing_all_conditions_equals_giving_none(
+    labels: list[list[int]] | None, values: list[list[float]] | None
+) -> None:
+    torch.testing.assert_close(logits_of(labels, values), logits_of(None, None), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        ([[-1, -1], [0, -1], [1, -1], [2, -1], [-1, 0], [-1, 1], [0, 0], [1, 1]], None),
+        (None, [[NAN, NAN], [0, NAN], [NAN, 0], [0, 0], [1, NAN], [NAN, 1], [-1, 1]]),
+    ],
+    ids=["labels", "values"],
+)
+def test_each_condition_gives_other_logits(labels: list[list[int]] | None, values: list[list[float]] | None) -> None:
+    logits = logits_of(labels, values)
+    for a, b in itertools.combinations(range(len(logits)), 2):
+        assert (logits[a] - logits[b]).abs().amax(0).min() > 1e-6, (a, b)  # at every position
+
+
+def test_missing_value_does_not_spoil_the_gradient() -> None:
+    network = prior(spatial_size=3, num_classes=[2], num_values=2)
+    codes = grids(network, 2)
+    loss = F.cross_entropy(network(codes, torch.tensor([[-1], [1]]), torch.tensor([[NAN, 0.5], [NAN, NAN]])), codes)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+# training
+
+
+@each_network
+def test_gradient_reaches_every_parameter(options: dict[str, object]) -> None:
+    # A parameter without one makes DistributedDataParallel raise in the second step.
+    network = prior(**options)
+    codes = grids(network, 8)
+    labels, values = conditions(network, 8)
+    F.cross_entropy(network(codes, labels, values), codes).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    assert [name for name, p in network.named_parameters() if not p.grad.any()] == []
+
+
+def test_untrained_network_is_about_as_good_as_a_guess() -> None:
+    torch.manual_seed(0)
+    network = GatedPixelCNN(num_embeddings=64, spatial_size=8, channels=32, num_layers=4).eval()
+    codes = grids(network, 8)
+    with torch.no_grad():
+        assert F.cross_entropy(network(codes), codes).item() == pytest.approx(math.log(64), rel=0.05)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_acts_in_training_only(training: bool) -> None:
+    network = prior(spatial_size=4, dropout=0.5).train(training)
+    codes = grids(network, 2)
+    assert torch.equal(network(codes), network(codes)) is not training
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
+        ({"num_embeddings": 0}, "num_embeddings must be at least 1, got 0"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"spatial_size": (4, 0)}, r"spatial_size must be positive, got \(4, 0\)"),
+        ({"spatial_size": (4, 4, 4)}, "Sequence must have length 2, got 3"),
+        ({"kernel_size": 4}, "kernel_size must be odd and at least 3, got 4"),
+        ({"num_classes": [2, 0]}, r"num_classes .* got \[2, 0\]"),
+        ({"num_values": -1}, "num_values .* -1"),
+    ],
+)
+def test_bad_argument_is_quoted(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GatedPixelCNN(**options)
+
+
+def both_ways(network: GatedPixelCNN, **given: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
+    codes = grids(network, 2)
+    return [
+        lambda: network(codes, **given),
+        lambda: network.generate(lambda position, logits: logits.argmax(1), 2, **given),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 1), (2,)])
+def test_conditions_of_another_shape(shape: tuple[int, ...]) -> None:
+    network = prior(spatial_size=2, num_classes=[2], num_values=1)
+    for call in both_ways(network, labels=torch.zeros(shape, dtype=torch.long)):
+        with pytest.raises(ValueError, match=r"labels must be \(2, 1\), got"):
+            call()
+    for call in both_ways(network, values=torch.zeros(shape)):
+        with pytest.raises(ValueError, match=r"values must be \(2, 1\), got"):
+            call()
+
+
+def test_condition_for_a_network_without() -> None:
+    for call in both_ways(prior(spatial_size=2), labels=torch.zeros(2, 1, dtype=torch.long)):
+        with pytest.raises(ValueError, match=r"labels must be \(2, 0\), got \(2, 1\)"):
+            call()
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3), (1, 3, 4, 1), (12,)])
+def test_codes_of_another_size(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"codes must be \(B, 3, 4\), got"):
+        prior(spatial_size=(3, 4))(torch.zeros(shape, dtype=torch.long))
