@@ -1,0 +1,42 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_vqprior.data import write_phantom
+
+ROOT = Path(__file__).resolve().parent.parent
+OASIS = ROOT.parent / "shared" / "data" / "oasis1_slices"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny networks run faster on one thread, and a busy machine then slows nothing down."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def oasis() -> Path:
+    """Real slices, which are not part of the repository."""
+    if not OASIS.is_dir():
+        pytest.skip("the OASIS slices are not at ../shared/data/oasis1_slices")
+    return OASIS
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of 8 subjects of 4 slices of 32 x 32 pixels on disk."""
+    return write_phantom(tmp_path_factory.mktemp("data") / "phantom", 8, num_slices=4, size=32, progress=False)

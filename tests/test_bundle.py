@@ -1,0 +1,186 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+"""The bundle through MONAI's own commands, and through a script that uses no bundle at all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, create_workflow
+from skimage.metrics import structural_similarity
+
+import monai_vqprior
+from monai_vqprior.data import SliceDataset, SliceFolder
+from monai_vqprior.transforms import LoadSliced
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = ROOT / "bundle"
+STACKS = {
+    "train": ["train.json"],
+    "train_prior": ["train.json", "train_prior.json"],
+    "evaluate": ["train.json", "train_prior.json", "evaluate.json"],
+    "inference": ["inference.json"],
+    "sample": ["inference.json", "sample.json"],
+}
+SMALL: dict[str, Any] = {
+    "spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4, "device": "cpu", "amp": False
+}  # fmt: skip
+SMALL_PRIOR: dict[str, Any] = {"prior_channels": 8, "prior_layers": 2, "prior_kernel_size": 3}
+
+
+def config_files(stack: str) -> list[str]:
+    return [str(BUNDLE / "configs" / name) for name in STACKS[stack]]
+
+
+def parser(stack: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(config_files(stack))
+    return parser
+
+
+def monai_run(stack: str, cwd: Path, **overrides: Any) -> str:
+    """``python -m monai.bundle run`` as a user types it, from a folder of their own; what it printed."""
+    words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config_files(stack))]
+    for key, value in {"bundle_root": str(BUNDLE), **overrides}.items():
+        words += [f"--{key}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_network_definitions_agree() -> None:
+    """What training builds, inference rebuilds: the definitions and the values that they refer to."""
+    train, inference = parser("train"), parser("inference")
+    for key in ("network_def", "stride", "channels", "patch_size", "num_embeddings", "embedding_dim", "spatial_size"):
+        assert train[key] == inference[key], key
+    assert train["train"]["preprocessing"] == inference["preprocessing"]
+    prior, sample = parser("train_prior"), parser("sample")
+    definition = dict(prior["prior_def"])
+    assert definition.pop("dropout") == "@prior_dropout"  # of no use after training
+    assert definition == sample["prior_def"]
+    for key in ("prior_channels", "prior_layers", "prior_kernel_size"):
+        assert prior[key] == sample[key], key
+        assert key in prior["settings"]
+    assert set(train["settings"]) == {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim"}
+
+
+@pytest.mark.parametrize("workflow_type", ["train", "inference"])
+def test_zoo_properties(workflow_type: str, phantom: Path) -> None:
+    workflow = create_workflow(
+        config_file=config_files(workflow_type),
+        workflow_type=workflow_type,
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(phantom),
+        initialize=[],
+        **SMALL,
+    )
+    assert workflow.check_properties() == []
+    assert workflow.dataset_dir == str(phantom)
+
+
+@pytest.fixture(scope="module")
+def trained(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages by MONAI's command alone, from another directory; the folder of the run is ``output`` there."""
+    cwd = tmp_path_factory.mktemp("elsewhere")
+    monai_run("train", cwd, dataset_dir=phantom, max_epochs=2, **SMALL)
+    printed = monai_run("train_prior", cwd, dataset_dir=phantom, max_epochs=1, **SMALL, **SMALL_PRIOR)
+    assert "validation bits per code to beat: bits_per_code_histogram" in printed
+    return cwd / "output"
+
+
+def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
+    assert json.loads((trained / "models" / "settings.json").read_text()) == {
+        **{key: SMALL[key] for key in ("spatial_size", "channels", "num_embeddings", "embedding_dim")},
+        "patch_size": 4,
+        **SMALL_PRIOR,
+    }
+    rows = (trained / "splits.csv").read_text().splitlines()
+    assert len(rows) == 1 + 8 * 4
+    assert list((trained / "tensorboard" / "vqvae").iterdir())
+    assert list((trained / "tensorboard" / "prior").iterdir())
+
+
+def test_evaluate(trained: Path, phantom: Path) -> None:
+    monai_run("evaluate", trained.parent, dataset_dir=phantom, **SMALL, **SMALL_PRIOR)
+    metrics = json.loads((trained / "metrics.json").read_text())
+    slices = SliceFolder(phantom).datalist("test")
+    assert metrics["slices"] == len(slices)
+    assert metrics["subjects"] == len({item["subject"] for item in slices})
+    assert 0 < metrics["codes_used"] <= metrics["num_embeddings"] == 16
+    assert 1 <= metrics["perplexity"] <= metrics["codes_used"]
+    for key in ("bits_per_code", "bits_per_code_histogram", "bits_per_code_position_histogram"):
+        assert 0 < metrics[key] < 6
+
+    # The black image, by scikit-image; the reconstructions, by the network on its own.
+    images = SliceDataset(slices, LoadSliced("image"), 32, progress=False).images.float() / 255
+    options: dict[str, Any] = {
+        "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1
+    }  # fmt: skip
+    black = [structural_similarity(image[0].numpy(), np.zeros((32, 32), np.float32), **options) for image in images]
+    assert metrics["baselines"]["black"]["ssim"] == pytest.approx(np.mean(black), abs=1e-3)
+    network = monai_vqprior.networks.AutoencoderVQ(
+        channels=[8], codebook=monai_vqprior.networks.EMACodebook(num_embeddings=16, embedding_dim=4)
+    ).eval()
+    network.load_state_dict(torch.load(trained / "models" / "model.pt", weights_only=True))
+    with torch.no_grad():
+        rebuilt = network(images).clamp(0, 1)
+    ours = [structural_similarity(a[0].numpy(), b[0].numpy(), **options) for a, b in zip(images, rebuilt, strict=True)]
+    assert metrics["ssim"] == pytest.approx(np.mean(ours), abs=1e-3)
+
+
+def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:
+    printed = monai_run("inference", trained.parent, dataset_dir=phantom, **SMALL)
+    assert "mean SSIM" in printed
+    monai_run("sample", trained.parent, num_samples=3, tile_size=4, **SMALL, **SMALL_PRIOR)
+    assert len(list((trained / "samples").iterdir())) == 3
+    assert (trained / "reconstructions.png").is_file()
+
+
+def test_fifteen_lines_without_the_bundle(phantom: Path) -> None:
+    """The networks, transforms and handlers in somebody's own MONAI code, as the README shows."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = readme.split("<!-- fifteen lines -->\n```python\n")[1].split("```")[0]
+    assert len([line for line in script.splitlines() if line.strip()]) <= 15
+    names: dict[str, Any] = {}
+    exec(script.replace("path/to/slices", str(phantom)).replace("128", "32"), names)  # noqa: S102
+    metrics = names["evaluator"].state.metrics
+    assert 0 < metrics["ssim"] < 1
+
+
+def test_real_slices(oasis: Path, tmp_path: Path) -> None:
+    """A few steps on real slices of 128 x 128: the loss falls far below that of a black image."""
+    data = tmp_path / "data"
+    for split, number in (("train", 64), ("validate", 8)):
+        folder = f"keras_png_slices_{split}"
+        (data / folder).mkdir(parents=True)
+        for path in sorted((oasis / folder).iterdir())[:number]:
+            (data / folder / path.name).symlink_to(path)
+    changes = {**SMALL, "spatial_size": 128, "channels": [16], "num_embeddings": 64}
+    workflow = create_workflow(
+        config_file=config_files("train"), workflow_type="train", logging_file=False, bundle_root=str(BUNDLE),
+        dataset_dir=str(data), output_dir=str(tmp_path / "out"), max_epochs=2, **changes,
+    )  # fmt: skip
+    workflow.run()
+    evaluator = workflow.parser.get_parsed_content("validate#evaluator")
+    assert evaluator.state.metrics["ssim"] > 0.6
+    workflow.finalize()

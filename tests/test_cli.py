@@ -1,0 +1,234 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monai_vqprior.cli import main
+from monai_vqprior.data.files import write_png
+
+# Networks and trainings that a test can afford.
+SMALL = ["--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8"]
+SMALL += ["--prior_layers", "2", "--prior_kernel_size", "3"]
+QUICK = ["--spatial_size", "32", "--max_epochs", "1", "--device", "cpu", "--amp", "false", *SMALL]
+
+
+def train(dataset_dir: Path, output_dir: Path, *more: str) -> int:
+    return main(["train", "--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir), *QUICK, *more])
+
+
+@pytest.fixture(scope="module")
+def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training of both stages; tests copy what they change."""
+    output = tmp_path_factory.mktemp("run")
+    assert train(phantom, output) == 0
+    return output
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line that a command prints about wrong input."""
+    assert main([str(word) for word in words]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vqprior: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_training_leaves_weights_states_and_settings(run: Path) -> None:
+    files = {path.name for path in (run / "models").iterdir()}
+    assert files == {"model.pt", "prior.pt", "vqvae_last.pt", "prior_last.pt", "settings.json"}
+    weights = torch.load(run / "models" / "model.pt", weights_only=True)
+    assert weights["codebook.embedding"].shape == (16, 4)
+
+
+def test_later_commands_know_the_settings(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Evaluate, reconstruct and sample need neither the size nor the channels of the training."""
+    output = shutil.copytree(run, tmp_path / "run")
+    for words in (["evaluate", "--dataset_dir", phantom], ["reconstruct", "--dataset_dir", phantom], ["sample"]):
+        assert main([*map(str, words), "--output_dir", str(output), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("$ python -m monai.bundle run") == 3
+    assert "--spatial_size 32" in printed
+    assert main(["report", "--output_dir", str(output)]) == 0
+    names = {path.relative_to(output).parts[0] for path in output.rglob("*")}
+    expected = {"metrics.json", "reconstructions", "reconstructions.png", "samples", "samples.png", "report.html"}
+    assert expected <= names
+    samples = sorted((output / "samples").iterdir())
+    assert len(samples) == 10
+    assert np.asarray(Image.open(samples[0])).shape == (32, 32)
+    test = sorted(path.name for path in (phantom / "keras_png_slices_test").iterdir())
+    rebuilt = sorted(path.name for path in (output / "reconstructions" / "keras_png_slices_test").iterdir())
+    assert rebuilt == test
+
+
+def test_results_are_not_replaced_unless_asked(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = shutil.copytree(run, tmp_path / "run")
+    words = ["sample", "--output_dir", output, "--num_samples", 2, "--tile_size", 2, "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    assert "--overwrite" in fails(capsys, *words)
+    assert main([str(word) for word in [*words, "--overwrite", "--num_samples", 1]]) == 0
+    assert [path.name for path in (output / "samples").iterdir()] == ["sample_00000.png"]
+
+
+def test_a_finished_run_is_neither_trained_over_nor_lost(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = shutil.copytree(run, tmp_path / "run")
+    before = (output / "models" / "model.pt").read_bytes()
+    words = ["train", "--dataset_dir", phantom, "--output_dir", output, *QUICK, "--stage", "vqvae"]
+    message = fails(capsys, *words)
+    assert "--resume" in message
+    assert "--overwrite" in message
+    assert "contradict" in fails(capsys, *words, "--resume", "--overwrite")
+    assert "raise --max_epochs" in fails(capsys, *words, "--resume")
+    assert (output / "models" / "model.pt").read_bytes() == before
+
+
+def test_resume_goes_on_with_both_stages(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = shutil.copytree(run, tmp_path / "run")
+    (output / "models" / "prior.pt").unlink()
+    (output / "models" / "prior_last.pt").unlink()
+    assert train(phantom, output, "--resume") == 0
+    assert "raise --max_epochs" in capsys.readouterr().out  # stage 1 is done and is left alone
+    assert (output / "models" / "prior.pt").is_file()
+    assert train(phantom, output, "--resume", "--max_epochs", "2") == 0
+    state = torch.load(output / "models" / "vqvae_last.pt", weights_only=True)
+    assert state["trainer"]["iteration"] == 2 * state["trainer"]["epoch_length"]
+
+
+def test_evaluate_without_a_prior(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("model.pt", "settings.json"):
+        shutil.copy(run / "models" / name, tmp_path / "models")
+    words = ["evaluate", "--dataset_dir", str(phantom), "--output_dir", str(tmp_path), "--device", "cpu"]
+    assert main(words) == 0
+    assert "no prior yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--dataset_dir", "/no/such/folder"], "/no/such/folder is not a directory"),
+        (["--spatial_size", "30"], "spatial_size 30 is not a multiple of the network's stride 4: take 28 or 32"),
+        (["--spatial_size", "64"], "pass the size of yours as --spatial_size"),
+        (["--spatial_siz", "64"], "did you mean --spatial_size?"),
+        (["--device", "cuda:7"], "pass --device cpu"),
+        (["--device", "gpu"], "'gpu' is not a device"),
+        (["--num_embeddings", "1"], "num_embeddings must be at least 2, got 1"),
+        (["--max_minutes", "-1"], "max_minutes must be positive, got -1"),
+        (["--bundle", "/no/such/bundle"], "/no/such/bundle is not a bundle"),
+        (["stray"], "'stray' belongs to no option"),
+    ],
+)
+def test_wrong_options_of_train(
+    words: list[str], named: str, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert named in fails(capsys, "train", "--dataset_dir", phantom, "--output_dir", output, *QUICK, *words)
+    assert not list(output.rglob("*.pt"))
+
+
+def test_bad_slices(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A truncated slice is named; skip_bad leaves it out. An empty split is named too."""
+    data = shutil.copytree(phantom, tmp_path / "data")
+    victim = sorted((data / "keras_png_slices_train").iterdir())[5]
+    victim.write_bytes(victim.read_bytes()[:200])
+    words = ["train", "--dataset_dir", data, "--output_dir", tmp_path / "run", *QUICK, "--stage", "vqvae"]
+    message = fails(capsys, *words)
+    assert str(victim) in message
+    assert "--skip_bad" in message
+    assert not list((tmp_path / "run").rglob("*.pt"))
+    assert main([*map(str, words), "--skip_bad"]) == 0
+    for path in (data / "keras_png_slices_validate").iterdir():
+        path.unlink()
+    assert "keras_png_slices_validate holds no slices" in fails(capsys, *words, "--overwrite", "--skip_bad")
+
+
+def test_slices_of_mixed_sizes(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = shutil.copytree(phantom, tmp_path / "data")
+    odd = data / "keras_png_slices_train" / "case_001_slice_99.nii.png"
+    write_png(odd, np.zeros((32, 36), np.uint8))
+    message = fails(capsys, "train", "--dataset_dir", data, "--output_dir", tmp_path / "run", *QUICK)
+    assert f"{odd} is 32 x 36 pixels, but spatial_size is 32 x 32" in message
+
+
+def test_evaluate_before_train(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["evaluate", "--dataset_dir", phantom], ["reconstruct", "--dataset_dir", phantom], ["sample"]):
+        message = fails(capsys, *words, "--output_dir", tmp_path / "run", "--bundle", empty_bundle(tmp_path))
+        assert "there is no model.pt" in message
+        assert "train first" in message
+
+
+def empty_bundle(tmp_path: Path) -> Path:
+    """A copy of the bundle without weights."""
+    target = tmp_path / "bundle"
+    if not target.exists():
+        assert main(["bundle", "--output", str(target)]) == 0
+        for path in (target / "models").glob("*.pt"):
+            path.unlink()
+    return target
+
+
+def test_checkpoint_of_another_architecture(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["reconstruct", "--dataset_dir", phantom, "--output_dir", tmp_path / "out", "--device", "cpu"]
+    words += ["--ckpt", run / "models" / "model.pt"]
+    assert "another architecture" in fails(capsys, *words, "--channels", "[12]")
+    garbage = tmp_path / "garbage.pt"
+    garbage.write_bytes(b"not a checkpoint")
+    assert "garbage.pt cannot be read" in fails(capsys, *words[:-1], garbage)
+    assert "nowhere.pt does not exist" in fails(capsys, *words[:-1], tmp_path / "nowhere.pt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(output_dir: str) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("monai_vqprior.report.write_report", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["report"])
+
+
+@pytest.mark.parametrize(
+    "command", ["", "train", "evaluate", "reconstruct", "sample", "prepare", "phantom", "report", "bundle", "demo"]
+)
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    assert "usage: vqprior" in capsys.readouterr().out
+
+
+def test_phantom_prepare_and_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["phantom", "--output", tmp_path / "cohort", "--subjects", 3, "--num_slices", 2, "--size", 32]
+    assert main([str(word) for word in words]) == 0
+    assert len(list((tmp_path / "cohort").rglob("case_*.png"))) == 6
+    assert "--overwrite" in fails(capsys, *words)
+    assert "is not" in fails(capsys, "prepare", "--volumes", tmp_path / "none", "--output", tmp_path / "slices")
+    assert main(["bundle", "--output", str(tmp_path / "copy")]) == 0
+    assert (tmp_path / "copy" / "configs" / "train.json").is_file()
+    assert "is not empty" in fails(capsys, "bundle", "--output", tmp_path / "copy")

@@ -1,0 +1,84 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import monai
+import pytest
+
+import monai_vqprior
+
+PACKAGE = Path(monai_vqprior.__file__).parent
+
+# Each room may import from itself and from the rooms before it.
+ORDER = [
+    ["errors"],
+    ["data", "transforms"],
+    ["networks"],
+    ["losses"],
+    ["engines", "inferers", "metrics"],
+    ["handlers"],
+    ["report"],
+    ["bundles", "cli", "__main__", "__init__"],
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of the package that a file imports from, wherever in the file."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("monai_vqprior.")}
+    return rooms
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_upstream(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    downstream = {other for other in imported_rooms(path) if LEVEL[other] > LEVEL[room]}
+    assert not downstream, f"{path.name} of {room} imports from {sorted(downstream)}, which come after it"
+
+
+def public_classes(root: Path) -> dict[str, str]:
+    """Names of all public classes below a folder, and the file of each."""
+    found = {}
+    for path in root.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name] = str(path)
+    return found
+
+
+def test_no_class_has_the_name_of_one_of_monai() -> None:
+    """MONAI resolves a bare ``_target_`` by scanning every module whose name begins with monai, ours too."""
+    ours = public_classes(PACKAGE)
+    theirs = public_classes(Path(monai.__file__).parent)
+    assert "AutoencoderVQ" in ours
+    assert "VQVAE" in theirs
+    assert not set(ours) & set(theirs)
+
+
+def test_every_public_name_exists() -> None:
+    for room in monai_vqprior._ROOMS:
+        module = getattr(monai_vqprior, room)
+        for name in getattr(module, "__all__", []):
+            assert hasattr(module, name), f"monai_vqprior.{room} has no {name}"
