@@ -19,7 +19,8 @@ class InputError(ValueError):
     The input is wrong, not the program: a missing folder, a truncated slice, a checkpoint of another network.
 
     The message is one line that names the file or the value and says what to do. The command line prints it and
-    exits with status 2; every other exception is a bug and keeps its traceback.
+    exits with status 2; every other exception is a bug and keeps its traceback. Constructors raise it for
+    arguments out of range, which come from configurations and the command line; it is a :class:`ValueError`.
     """
 
 

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-"""The bundle through MONAI's own commands, and through a script that uses no bundle at all."""
-
 import json
 import os
 import subprocess
@@ -29,6 +27,8 @@ from skimage.metrics import structural_similarity
 import monai_vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.transforms import LoadSliced
+
+# The bundle through MONAI's own commands, and the package through a script that uses no bundle at all.
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "bundle"
@@ -162,7 +162,7 @@ def test_fifteen_lines_without_the_bundle(phantom: Path) -> None:
     script = readme.split("<!-- fifteen lines -->\n```python\n")[1].split("```")[0]
     assert len([line for line in script.splitlines() if line.strip()]) <= 15
     names: dict[str, Any] = {}
-    exec(script.replace("path/to/slices", str(phantom)).replace("128", "32"), names)  # noqa: S102
+    exec(script.replace("path/to/slices", str(phantom)).replace("128", "32"), names)
     metrics = names["evaluator"].state.metrics
     assert 0 < metrics["ssim"] < 1
 

@@ -116,9 +116,7 @@ def test_resume_goes_on_with_both_stages(
     assert state["trainer"]["iteration"] == 2 * state["trainer"]["epoch_length"]
 
 
-def test_evaluate_without_a_prior(
-    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_without_a_prior(run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "models").mkdir()
     for name in ("model.pt", "settings.json"):
         shutil.copy(run / "models" / name, tmp_path / "models")

@@ -97,12 +97,15 @@ def claim_output(path: str | os.PathLike[str], overwrite: bool = False, what: st
         the folder.
 
     Raises:
-        InputError: when the path is a file, or a folder that is not empty and ``overwrite`` is false.
+        InputError: when the path or a parent is a file, or the folder is not empty and ``overwrite`` is false.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the {what}.")
     if folder.is_dir() and not overwrite and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: name another folder for the {what}, or pass --overwrite.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}): name another folder for the {what}.") from error
     return folder

@@ -57,7 +57,9 @@ def parse_slice_name(name: str) -> tuple[str | None, int | None]:
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sort key that puts ``slice_10`` after ``slice_9``: runs of digits compare as numbers."""
-    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    # The name itself comes last, so that names as alike as a1, A1 and a01 have one order too.
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts] + [(-1, name)]
 
 
 def split_subjects(

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -100,11 +102,13 @@ class SliceFolder:
 
     def write_splits(self, path: str | os.PathLike[str]) -> None:
         """Write down which slice is in which split, as CSV with the columns split, subject, index, image."""
-        rows = ["split,subject,index,image"]
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["split", "subject", "index", "image"], lineterminator="\n")
+        table.writeheader()
         for split in SPLITS:
             if self._has(split):
-                rows += [f"{split},{i['subject']},{i['index']},{i['image']}" for i in self.datalist(split)]
-        write_text(path, "\n".join(rows) + "\n")
+                table.writerows({"split": split, **item} for item in self.datalist(split))
+        write_text(path, text.getvalue())
 
     def _has(self, split: str) -> bool:
         if self.in_split_folders:
@@ -138,10 +142,12 @@ class SliceFolder:
 
 
 def _find_images(folder: Path) -> list[Path]:
-    """All images below a folder in natural order; hidden files, such as those of an interrupted copy, are left out."""
+    """All images below a folder in natural order; hidden files and folders are left out, such as an interrupted copy."""
     found = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
     ]
     return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))

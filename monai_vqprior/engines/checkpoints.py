@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything, KeyError for plain text
         raise InputError(f"{path} cannot be read as a checkpoint ({_first_line(error)}).") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network.")
@@ -102,13 +101,15 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     content = read_checkpoint(path)
     weights = content.get("model", content)
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{path} holds a {type(weights).__name__} under 'model', not the weights of a network.")
     own = unwrap(network).state_dict()
     missing = [key for key in own if key not in weights]
     surplus = [key for key in weights if key not in own]
     reshaped = [
-        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
+        f"{key} is {_shape(weights[key])}, not {_shape(own[key])}"
         for key in own
-        if key in weights and weights[key].shape != own[key].shape
+        if key in weights and _shape(weights[key]) != _shape(own[key])
     ]
     if missing or surplus or reshaped:
         example = (reshaped or [f"{key} is missing" for key in missing] or [f"{key} is not known" for key in surplus])[
@@ -121,6 +122,11 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)
     return network
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    """Shape of a tensor; for what is no tensor the name of its type."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _first_line(error: BaseException) -> str:

@@ -121,7 +121,7 @@ class ReconstructionWriter:
     def __call__(self, engine: Engine) -> None:
         """Write the reconstructions of a batch."""
         output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
-        paths: Sequence[str] = engine.state.batch["path"]  # type: ignore[index, call-overload]
+        paths: Sequence[str] = engine.state.batch["path"]  # type: ignore[index]
         for path, image, reconstruction in zip(paths, output["image"], output["reconstruction"], strict=True):
             if self.save_slices:
                 name = Path(path).relative_to(self.dataset_dir).with_suffix(".png")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -23,7 +23,7 @@ from monai.handlers import EarlyStopHandler
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from monai_vqprior.errors import AlreadyDoneError
+from monai_vqprior.errors import AlreadyDoneError, InputError
 
 __all__ = ["CosineBudget", "EarlyStop", "FinalValidation", "TrainingProgress", "cosine_factor"]
 
@@ -56,9 +56,9 @@ class CosineBudget:
         self, optimizer: Optimizer, max_minutes: float | None = None, warmup_steps: int = 50, final: float = 0.01
     ) -> None:
         if max_minutes is not None and not max_minutes > 0:
-            raise ValueError(f"max_minutes must be positive, got {max_minutes}.")
+            raise InputError(f"max_minutes must be positive, got {max_minutes}.")
         if warmup_steps < 0 or not 0 <= final <= 1:
-            raise ValueError(f"warmup_steps must not be negative and final in 0..1, got {warmup_steps} and {final}.")
+            raise InputError(f"warmup_steps must not be negative and final in 0..1, got {warmup_steps} and {final}.")
         self.optimizer = optimizer
         self.max_seconds = None if max_minutes is None else 60.0 * max_minutes
         self.warmup_steps = warmup_steps
@@ -91,7 +91,7 @@ class CosineBudget:
         if self.max_seconds is not None:
             elapsed = self.elapsed
             if idist.get_world_size() > 1:
-                elapsed = float(idist.broadcast(elapsed, src=0))
+                elapsed = float(cast(float, idist.broadcast(elapsed, src=0)))
             done = max(done, elapsed / self.max_seconds)
         return done
 
@@ -161,7 +161,7 @@ class EarlyStop:
 
     def __init__(self, validator: Evaluator, metric: str, patience: int = 0, smaller_is_better: bool = False) -> None:
         if patience < 0:
-            raise ValueError(f"patience must not be negative, got {patience}.")
+            raise InputError(f"patience must not be negative, got {patience}.")
         self.validator = validator
         self.metric = metric
         self.patience = patience
@@ -210,7 +210,7 @@ class TrainingProgress:
     def __call__(self, engine: Engine) -> None:
         """Advance the bar."""
         if self._bar is not None:
-            loss = engine.state.output["loss"]  # type: ignore[index, call-overload]
+            loss = engine.state.output["loss"]  # type: ignore[index]
             self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {float(loss):.4f}", refresh=False)
             self._bar.update(min(1.0, self.schedule.progress(engine)) - self._bar.n)
 

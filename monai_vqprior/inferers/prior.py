@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn as nn
 from monai.inferers import Inferer
 
+from monai_vqprior.errors import InputError
 from monai_vqprior.losses import code_bits
 
 __all__ = ["VQPriorInferer", "sample_uniforms"]
@@ -67,11 +68,11 @@ class VQPriorInferer(Inferer):
     def __init__(self, temperature: float = 1.0, top_k: int | None = None, tile_size: int = 16) -> None:
         super().__init__()
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}.")
+            raise InputError(f"temperature must be positive, got {temperature}.")
         if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}.")
+            raise InputError(f"top_k must be at least 1, got {top_k}.")
         if tile_size < 1:
-            raise ValueError(f"tile_size must be at least 1, got {tile_size}.")
+            raise InputError(f"tile_size must be at least 1, got {tile_size}.")
         self.temperature = temperature
         self.top_k = top_k
         self.tile_size = tile_size
@@ -79,7 +80,7 @@ class VQPriorInferer(Inferer):
     def __call__(
         self,
         inputs: torch.Tensor,
-        network: nn.Module,
+        network: Any,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -90,7 +91,7 @@ class VQPriorInferer(Inferer):
     def bits(
         self,
         inputs: torch.Tensor,
-        network: nn.Module,
+        network: Any,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -100,7 +101,7 @@ class VQPriorInferer(Inferer):
     @torch.no_grad()
     def sample(
         self,
-        network: nn.Module,
+        network: Any,
         indices: Iterable[int],
         seed: int = 0,
         labels: Sequence[int] | None = None,
@@ -144,7 +145,7 @@ class VQPriorInferer(Inferer):
 
     def _sample_tile(
         self,
-        network: nn.Module,
+        network: Any,
         tile: int,
         seed: int,
         labels: Sequence[int] | None,
@@ -197,7 +198,7 @@ class VQPriorInferer(Inferer):
 
 
 def _generate_plainly(
-    network: nn.Module,
+    network: Any,
     choose: Callable[[int, torch.Tensor], torch.Tensor],
     grids: torch.Tensor,
     conditions: dict[str, torch.Tensor],

@@ -14,9 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn as nn
 from monai.inferers import Inferer
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from monai_vqprior.data import SliceDataset
@@ -55,7 +53,7 @@ class MixedPrecisionInferer(Inferer):
         super().__init__()
         self.dtype = dtype
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The output of ``network(inputs, *args, **kwargs)``, tensors as float32."""
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             return _to_float(network(_as_channels_last(inputs), *args, **kwargs))
@@ -70,13 +68,13 @@ class TokenizerInferer(Inferer):
         dtype: type to autocast to; None for none.
     """
 
-    def __init__(self, prior: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, prior: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.prior = prior
         self.dtype = dtype
 
     @torch.no_grad()
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """
         Pass images through a network with the interface of MONAI's VQVAE.
 
@@ -121,7 +119,7 @@ class ConstantInferer(Inferer):
 
 @torch.no_grad()
 def encode_grids(
-    network: nn.Module,
+    network: Any,
     dataset: SliceDataset,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -146,8 +144,7 @@ def encode_grids(
     network.eval()
     to_unit = BytesToUnit()
     grids = []
-    loader = DataLoader(dataset.images, batch_size=batch_size)  # type: ignore[arg-type]
-    for images in tqdm(loader, "encoding slices", disable=not progress, leave=False):
+    for images in tqdm(dataset.images.split(batch_size), "encoding slices", disable=not progress, leave=False):
         with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
             codes = network.index_quantize(_as_channels_last(to_unit(images.to(device))))
         grids.append(codes.to("cpu", torch.int32))

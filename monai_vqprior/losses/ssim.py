@@ -28,14 +28,15 @@ def _window_matrix(size: int, win_size: int, sigma: float, device: torch.device)
          0 g0 g1 g2  0
          0  0 g0 g1 g2
     """
-    offsets = torch.arange(win_size, dtype=torch.float64) - (win_size - 1) / 2
-    window = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    window /= window.sum()
-    places = size - win_size + 1
-    matrix = torch.zeros(places, size, dtype=torch.float64)
-    for i in range(places):
-        matrix[i, i : i + win_size] = window
-    return matrix.float().to(device)
+    with torch.inference_mode(False):  # the matrix is kept, and a later call may need gradients
+        offsets = torch.arange(win_size, dtype=torch.float64) - (win_size - 1) / 2
+        window = torch.exp(-0.5 * (offsets / sigma) ** 2)
+        window /= window.sum()
+        places = size - win_size + 1
+        matrix = torch.zeros(places, size, dtype=torch.float64)
+        for i in range(places):
+            matrix[i, i : i + win_size] = window
+        return matrix.float().to(device)
 
 
 def _windowed_mean(images: torch.Tensor, win_size: int, sigma: float) -> torch.Tensor:

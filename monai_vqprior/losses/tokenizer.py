@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
+from monai_vqprior.errors import InputError
 from monai_vqprior.losses.ssim import ssim_map
 
 __all__ = ["TokenizerLoss"]
@@ -38,7 +39,7 @@ class TokenizerLoss(nn.Module):
     def __init__(self, l1_weight: float = 1.0, ssim_weight: float = 1.0, data_range: float = 1.0) -> None:
         super().__init__()
         if l1_weight < 0 or ssim_weight < 0 or l1_weight + ssim_weight == 0:
-            raise ValueError(f"the weights must not be negative nor both 0, got {l1_weight} and {ssim_weight}.")
+            raise InputError(f"the weights must not be negative nor both 0, got {l1_weight} and {ssim_weight}.")
         self.l1_weight = l1_weight
         self.ssim_weight = ssim_weight
         self.data_range = data_range

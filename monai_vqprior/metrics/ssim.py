@@ -18,7 +18,7 @@ from monai.utils import MetricReduction
 
 from monai_vqprior.losses import ssim_map
 
-__all__ = ["BRAIN_THRESHOLD", "MaskedSSIMMetric", "ms_ssim_weights"]
+__all__ = ["BRAIN_THRESHOLD", "FittingMSSSIMMetric", "MaskedSSIMMetric", "ms_ssim_weights"]
 
 #: intensity (of 1) above which a pixel of a skull-stripped slice counts as brain. Resampling leaves up to 4 of 255 grey
 #: levels around the brain, so that "greater than 0" would count a rim of background.
@@ -78,7 +78,7 @@ def ms_ssim_weights(size: int, win_size: int = 11) -> tuple[float, ...]:
     """
     Weights of the scales that :class:`monai.metrics.MultiScaleSSIMMetric` can use on images of a size.
 
-    It takes its five scales only on sides over 160 pixels. On smaller images the coarsest scales are left out and the
+    It takes its five scales only on sides of 176 pixels or more. On smaller images the coarsest scales are left out and the
     other weights scaled to the sum of all five.
 
     Args:
@@ -104,5 +104,5 @@ class FittingMSSSIMMetric(MultiScaleSSIMMetric):
     """:class:`monai.metrics.MultiScaleSSIMMetric` with as many scales as the images have room for."""
 
     def _compute_metric(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        self.weights = ms_ssim_weights(min(y.shape[2:]))
+        self.weights = ms_ssim_weights(min(y.shape[2:]), max(self.kernel_size))
         return super()._compute_metric(torch.as_tensor(y_pred), torch.as_tensor(y))

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -20,6 +21,7 @@ import torch.utils.checkpoint
 from monai.networks.layers.factories import Conv
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 
+from monai_vqprior.errors import InputError
 from monai_vqprior.networks.codebook import EMACodebook
 
 __all__ = ["AutoencoderVQ", "ResidualBlock"]
@@ -39,7 +41,7 @@ class ResidualBlock(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: channels in and out.
-        dropout: probability that a channel is dropped before the second convolution.
+        dropout: probability that a value is dropped before the second convolution.
     """
 
     def __init__(self, spatial_dims: int, channels: int, dropout: float = 0.0) -> None:
@@ -111,7 +113,7 @@ class AutoencoderVQ(nn.Module):
         num_decoder_blocks: residual blocks on each level of the decoder.
         patch_size: side of the patches that the first convolution sees as channels.
         codebook: the quantizer, an :class:`~monai_vqprior.networks.EMACodebook` of 512 codes of length 8 by default.
-        dropout: probability that a channel is dropped inside a residual block.
+        dropout: probability that a value is dropped inside a residual block.
         use_checkpointing: recompute the residual blocks in the backward pass instead of keeping their activations.
 
     Raises:
@@ -139,22 +141,23 @@ class AutoencoderVQ(nn.Module):
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+            raise InputError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         if not channels or any(width < 1 for width in channels):
-            raise ValueError(f"channels must name at least one width, all positive, got {list(channels)}.")
+            raise InputError(f"channels must name at least one width, all positive, got {list(channels)}.")
         if patch_size < 1:
-            raise ValueError(f"patch_size must be at least 1, got {patch_size}.")
+            raise InputError(f"patch_size must be at least 1, got {patch_size}.")
         if num_encoder_blocks < 0 or num_decoder_blocks < 0:
-            raise ValueError(
+            raise InputError(
                 f"num_encoder_blocks and num_decoder_blocks must not be negative, got {num_encoder_blocks} and "
                 f"{num_decoder_blocks}."
             )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.use_checkpointing = use_checkpointing
-        self.codebook = EMACodebook() if codebook is None else codebook
-        self.num_embeddings: int = self.codebook.num_embeddings
-        self.embedding_dim: int = self.codebook.embedding_dim
+        quantizer: Any = EMACodebook() if codebook is None else codebook
+        self.codebook = quantizer
+        self.num_embeddings: int = quantizer.num_embeddings
+        self.embedding_dim: int = quantizer.embedding_dim
         #: pixels that one code stands for along each axis.
         self.stride: int = patch_size * 2 ** (len(channels) - 1)
 
@@ -234,7 +237,7 @@ class AutoencoderVQ(nn.Module):
 
     def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
         """Images of latents (B, D, *grid) that a latent model made: quantized, then decoded."""
-        return self.decode_samples(self.codebook.encode(z))
+        return self.decode(self.quantize(z)[0])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """

@@ -18,6 +18,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from monai.networks.layers.factories import Conv
 
+from monai_vqprior.errors import InputError
+
 __all__ = ["CausalConv", "GatedLayer", "shift"]
 
 
@@ -66,9 +68,9 @@ class CausalConv(nn.Module):
     def __init__(self, spatial_dims: int, axis: int, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         if not 0 <= axis < spatial_dims:
-            raise ValueError(f"axis must be in 0..{spatial_dims - 1}, got {axis}.")
+            raise InputError(f"axis must be in 0..{spatial_dims - 1}, got {axis}.")
         if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and at least 3, got {kernel_size}.")
+            raise InputError(f"kernel_size must be odd and at least 3, got {kernel_size}.")
         self.axis = axis
         self.past = kernel_size // 2
         later = spatial_dims - axis - 1
@@ -132,15 +134,20 @@ class GatedLayer(nn.Module):
         channels: channels of every stack, C.
         kernel_size: odd size of the kernels.
         dropout: probability that a gated feature is dropped.
+        last: nothing follows but the last stack's features; the other stacks then have no 1x1 convolution at their end.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, kernel_size: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, spatial_dims: int, channels: int, kernel_size: int, dropout: float = 0.0, last: bool = False
+    ) -> None:
         super().__init__()
         pointwise = Conv[Conv.CONV, spatial_dims]
         axes = range(spatial_dims)
         self.convs = nn.ModuleList(CausalConv(spatial_dims, i, channels, 2 * channels, kernel_size) for i in axes)
         self.links = nn.ModuleList(pointwise(2 * channels, 2 * channels, 1) for _ in axes[1:])
-        self.outs = nn.ModuleList(pointwise(channels, channels, 1) for _ in axes)
+        self.outs = nn.ModuleList(
+            nn.Identity() if last and axis < spatial_dims - 1 else pointwise(channels, channels, 1) for axis in axes
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, stacks: Sequence[torch.Tensor], condition: torch.Tensor | None = None) -> list[torch.Tensor]:

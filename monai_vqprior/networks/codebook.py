@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai_vqprior.errors import InputError
+
 __all__ = ["EMACodebook", "channels_first", "channels_last", "nearest_code"]
 
 # Rows of the distance matrix that exist at a time: 4096 x 512 codes is 8 MB, which stays in the cache.
@@ -104,15 +106,15 @@ class EMACodebook(nn.Module):
     ) -> None:
         super().__init__()
         if num_embeddings < 2:
-            raise ValueError(f"num_embeddings must be at least 2, got {num_embeddings}.")
+            raise InputError(f"num_embeddings must be at least 2, got {num_embeddings}.")
         if embedding_dim < 1:
-            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}.")
+            raise InputError(f"embedding_dim must be at least 1, got {embedding_dim}.")
         if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay}.")
+            raise InputError(f"decay must be in [0, 1), got {decay}.")
         if commitment_cost < 0:
-            raise ValueError(f"commitment_cost must not be negative, got {commitment_cost}.")
+            raise InputError(f"commitment_cost must not be negative, got {commitment_cost}.")
         if not 0 <= revival_threshold < 1:
-            raise ValueError(f"revival_threshold must be in [0, 1), got {revival_threshold}.")
+            raise InputError(f"revival_threshold must be in [0, 1), got {revival_threshold}.")
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.decay = decay
@@ -203,9 +205,10 @@ class EMACodebook(nn.Module):
         codes = vectors[torch.randint(len(vectors), (1,), device=vectors.device)]
         for drawn in range(1, _START_ROUNDS + 1):
             _, distances = nearest_code(vectors, codes)
-            target = max(2, self.num_embeddings * drawn // _START_ROUNDS)
-            codes = torch.cat([codes, _draw_far(vectors, distances, target - len(codes))])
-        codes = _from_first_process(codes[: self.num_embeddings])
+            missing = self.num_embeddings * drawn // _START_ROUNDS - len(codes)
+            if missing > 0:  # with few codes, some rounds have none to draw
+                codes = torch.cat([codes, _draw_far(vectors, distances, missing)])
+        codes = _from_first_process(codes)
         self.embedding.copy_(codes)
         self.embedding_sum.copy_(codes)
         self.cluster_size.fill_(1.0)
@@ -224,11 +227,13 @@ class EMACodebook(nn.Module):
         dead = self.cluster_size < self.revival_threshold * uniform  # (K,)
         if self.revival_threshold > 0:
             candidates = _from_first_process(_draw_far(vectors, distances, self.num_embeddings))
-            # A tenth of a fair share lets a revived code live through its first quiet steps, and no longer.
-            revived_size = 0.1 * uniform
+            # A few thresholds (a tenth of a fair share at least) let a revived code live through its first quiet steps.
+            revived_size = max(0.1, 2 * self.revival_threshold) * uniform
             self.cluster_size.copy_(torch.where(dead, revived_size, self.cluster_size))
             self.embedding_sum.copy_(torch.where(dead[:, None], candidates * revived_size, self.embedding_sum))
-        self.embedding.copy_(self.embedding_sum / self.cluster_size.clamp_min(1e-12)[:, None])
+        sizes = self.cluster_size[:, None]
+        # Where the running count has died away, the code stays.
+        self.embedding.copy_(torch.where(sizes > 1e-12, self.embedding_sum / sizes.clamp_min(1e-12), self.embedding))
 
 
 def _draw_far(vectors: torch.Tensor, distances: torch.Tensor, number: int) -> torch.Tensor:

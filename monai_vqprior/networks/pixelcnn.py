@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Conv
 from monai.utils import ensure_tuple_rep
 
-from monai_vqprior.networks.causal import GatedLayer, shift
+from monai_vqprior.errors import InputError
+from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
 
 __all__ = ["GatedPixelCNN"]
 
@@ -71,24 +73,27 @@ class GatedPixelCNN(nn.Module):
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+            raise InputError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         for name, value in {"num_embeddings": num_embeddings, "channels": channels, "num_layers": num_layers}.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         if num_values < 0 or any(number < 1 for number in num_classes):
-            raise ValueError(f"num_classes and num_values must be positive, got {list(num_classes)} and {num_values}.")
+            raise InputError(f"num_classes and num_values must be positive, got {list(num_classes)} and {num_values}.")
         self.spatial_dims = spatial_dims
         self.num_embeddings = num_embeddings
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
         if any(size < 1 for size in self.spatial_size):
-            raise ValueError(f"spatial_size must be positive, got {spatial_size}.")
+            raise InputError(f"spatial_size must be positive, got {spatial_size}.")
         self.num_classes = tuple(num_classes)
         self.num_values = num_values
 
         pointwise = Conv[Conv.CONV, spatial_dims]
         self.embedding = nn.Embedding(num_embeddings, channels)
         self.position = nn.Parameter(torch.zeros(1, channels, *self.spatial_size))
-        self.layers = nn.ModuleList(GatedLayer(spatial_dims, channels, kernel_size, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            GatedLayer(spatial_dims, channels, kernel_size, dropout, last=i == num_layers - 1)
+            for i in range(num_layers)
+        )
         self.head = nn.Sequential(
             nn.SiLU(), pointwise(channels, channels, 1), nn.SiLU(), pointwise(channels, num_embeddings, 1)
         )
@@ -139,7 +144,7 @@ class GatedPixelCNN(nn.Module):
 
         The stack of an axis advances one slice at a time along it: in two dimensions the vertical stack once a row and
         the horizontal one once a position, each from a cache of its last inputs. A whole grid costs about the
-        arithmetic of one :meth:`forward`.
+        arithmetic of one :meth:`forward`. The network should be in evaluation mode, or dropout takes part.
 
         Args:
             choose: given the position (0 for the first of the grid) and its logits (B, K), the codes (B,) to put there.
@@ -188,9 +193,10 @@ class GatedPixelCNN(nn.Module):
             x = x.expand(len(codes), *x.shape[1:])
             part = codes.narrow(axis + 1, i, 1)
             inner: list[torch.Tensor | None] = []
-            for index, layer in enumerate(self.layers):
+            for index, module in enumerate(self.layers):
+                layer = cast(GatedLayer, module)
                 link = links[index]
-                conv = layer.convs[axis]
+                conv = cast(CausalConv, layer.convs[axis])
                 cache = caches[index]
                 gate, caches[index] = conv.step(x, conv.start(x) if cache is None else cache)
                 gate = layer.add_context(gate, None if link is None else link.narrow(axis + 2, i, 1), conditions[index])

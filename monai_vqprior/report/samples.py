@@ -15,14 +15,15 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-import torch.nn as nn
 from tqdm import tqdm
 
 from monai_vqprior.data.files import atomic_path, write_png
+from monai_vqprior.errors import InputError
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer
 
@@ -43,8 +44,8 @@ def _write_nifti(path: Path, image: torch.Tensor) -> None:
 @torch.no_grad()
 def write_samples(
     output_dir: str | os.PathLike[str],
-    autoencoder: nn.Module,
-    prior: nn.Module,
+    autoencoder: Any,
+    prior: Any,
     inferer: VQPriorInferer,
     num_samples: int = 10,
     seed: int = 0,
@@ -72,12 +73,12 @@ def write_samples(
         ValueError: when ``num_samples`` is not positive.
     """
     if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+        raise InputError(f"num_samples must be at least 1, got {num_samples}.")
     folder = Path(output_dir) / "samples"
     if overwrite and folder.exists():
         shutil.rmtree(folder)
     autoencoder.eval()
-    pictures = []
+    pictures: list[np.ndarray] = []
     tiles = range(0, num_samples, inferer.tile_size)
     positions = len(tiles) * int(np.prod(prior.spatial_size))
     with tqdm(total=positions, desc="sampling", unit=" codes", leave=False) as bar:

@@ -44,7 +44,7 @@ class LoadSlice(Transform):
 
     def __init__(self, max_value: float | None = None) -> None:
         if max_value is not None and not max_value > 0:
-            raise ValueError(f"max_value must be positive, got {max_value}.")
+            raise InputError(f"max_value must be positive, got {max_value}.")
         self.max_value = max_value
 
     def __call__(self, path: str | Path) -> torch.Tensor:
@@ -65,7 +65,9 @@ class LoadSlice(Transform):
                     pixels = np.array(image.convert("L"))
         except FileNotFoundError:
             raise InputError(f"{path} does not exist.") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except InputError:
+            raise
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).replace("\n", " ")
             raise InputError(
                 f"{path} cannot be read as an image ({reason}): replace it, or leave such files out with --skip_bad."
