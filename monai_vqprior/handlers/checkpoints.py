@@ -85,7 +85,8 @@ class LastState:
     Keep the whole state of a training, so that it can be resumed where it stopped.
 
     Written at the end of each epoch, at the end of the training, and when Ctrl-C interrupts it, which is raised again.
-    Attach it before all other handlers: what it loads, they may need when the training starts.
+    Attach it before all other handlers: what it loads, they may need when the training starts. It saves after them, so
+    that the file holds what the validation of its epoch has changed.
 
     Args:
         path: file to write.
@@ -100,11 +101,16 @@ class LastState:
 
     def attach(self, engine: Engine) -> None:
         """Attach to the training engine."""
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.interrupted)
+
+    def start(self, engine: Engine) -> None:
+        """Load where the training is resumed; attach what saves, last because all others are attached by now."""
+        if self.resume:
+            self.load(engine)
+        for event in (Events.EPOCH_COMPLETED, Events.COMPLETED):
+            if not engine.has_event_handler(self, event):
+                engine.add_event_handler(event, self)
 
     def __call__(self, engine: Engine) -> None:
         """Save."""

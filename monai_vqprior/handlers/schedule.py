@@ -18,8 +18,8 @@ from typing import Any, cast
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
 from monai.engines import Evaluator
-from monai.handlers import EarlyStopHandler
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -150,7 +150,8 @@ class FinalValidation:
 class EarlyStop:
     """
     Stop a training when validation has not improved for some time; attached to the trainer, in a configuration
-    it needs no reference back to it as :class:`monai.handlers.EarlyStopHandler` does.
+    it needs no reference back to it as :class:`monai.handlers.EarlyStopHandler` does (which, besides, passes ignite
+    arguments that ignite has deprecated).
 
     Args:
         validator: the validating engine.
@@ -170,7 +171,8 @@ class EarlyStop:
     def attach(self, engine: Engine) -> None:
         """Attach to the training engine."""
         if self.patience:
-            EarlyStopHandler(self.patience, self.score, trainer=engine).attach(self.validator)
+            handler = EarlyStopping(self.patience, self.score, engine)
+            self.validator.add_event_handler(Events.EPOCH_COMPLETED, handler)
 
     def score(self, engine: Engine) -> float:
         """The metric, so that greater is better."""

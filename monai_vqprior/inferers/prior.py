@@ -189,8 +189,8 @@ class VQPriorInferer(Inferer):
         """
         logits = logits.double() / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[1]:
-            smallest = logits.topk(self.top_k, dim=1).values[:, -1:]
-            logits = logits.masked_fill(logits < smallest, -torch.inf)
+            kept = logits.topk(self.top_k, dim=1)
+            logits = torch.full_like(logits, -torch.inf).scatter(1, kept.indices, kept.values)
         cumulative = logits.softmax(1).cumsum(1)
         # Scaled by the last entry, a draw can never fall behind it, however the sum was rounded.
         targets = uniforms[:, None] * cumulative[:, -1:]

@@ -78,8 +78,8 @@ def ms_ssim_weights(size: int, win_size: int = 11) -> tuple[float, ...]:
     """
     Weights of the scales that :class:`monai.metrics.MultiScaleSSIMMetric` can use on images of a size.
 
-    It takes its five scales only on sides of 176 pixels or more. On smaller images the coarsest scales are left out and the
-    other weights scaled to the sum of all five.
+    It takes its five scales only on sides of 176 pixels or more. On smaller images the coarsest scales are left out and
+    the other weights scaled to the sum of all five.
 
     Args:
         size: smallest side of the images in pixels.

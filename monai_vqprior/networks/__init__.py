@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
-from monai_vqprior.networks.autoencoder import AutoencoderVQ, ResidualBlock
+from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
 from monai_vqprior.networks.codebook import EMACodebook
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 
-__all__ = ["AutoencoderVQ", "CausalConv", "EMACodebook", "GatedLayer", "GatedPixelCNN", "ResidualBlock"]
+__all__ = ["AutoencoderVQ", "CausalConv", "EMACodebook", "GatedLayer", "GatedPixelCNN", "PreactivationBlock"]

@@ -24,7 +24,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.codebook import EMACodebook
 
-__all__ = ["AutoencoderVQ", "ResidualBlock"]
+__all__ = ["AutoencoderVQ", "PreactivationBlock"]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -32,7 +32,7 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // 16 if channels % 16 == 0 else 1, channels)
 
 
-class ResidualBlock(nn.Module):
+class PreactivationBlock(nn.Module):
     """
     Pre-activation residual block: (GroupNorm, SiLU, 3x3 convolution) twice, and the input added.
 
@@ -61,7 +61,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(self.dropout(F.silu(self.norm2(y))))
 
 
-class Down(nn.Module):
+class FoldDown(nn.Module):
     """Space to channels by ``factor``, then a 3x3 convolution: no pixel is skipped."""
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, factor: int) -> None:
@@ -76,8 +76,8 @@ class Down(nn.Module):
         return self.conv(pixelunshuffle(x, self.spatial_dims, self.factor))
 
 
-class Up(nn.Module):
-    """A 3x3 convolution, then channels to space by ``factor``: the mirror of :class:`Down`."""
+class UnfoldUp(nn.Module):
+    """A 3x3 convolution, then channels to space by ``factor``: the mirror of :class:`FoldDown`."""
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__()
@@ -166,18 +166,18 @@ class AutoencoderVQ(nn.Module):
         pointwise = Conv[Conv.CONV, spatial_dims]
 
         def blocks(width: int, number: int) -> list[nn.Module]:
-            return [ResidualBlock(spatial_dims, width, dropout) for _ in range(number)]
+            return [PreactivationBlock(spatial_dims, width, dropout) for _ in range(number)]
 
         encoder: list[nn.Module] = []
         for before, width, factor in zip([in_channels, *widths[:-1]], widths, factors, strict=True):
-            encoder += [Down(spatial_dims, before, width, factor), *blocks(width, num_encoder_blocks)]
+            encoder += [FoldDown(spatial_dims, before, width, factor), *blocks(width, num_encoder_blocks)]
         encoder += [_group_norm(widths[-1]), nn.SiLU(), pointwise(widths[-1], self.embedding_dim, 1)]
         self.encoder = nn.ModuleList(encoder)
 
         decoder: list[nn.Module] = [pointwise(self.embedding_dim, widths[-1], 3, padding=1)]
         for width, after, factor in zip(widths[::-1], [*widths[-2::-1], out_channels], factors[::-1], strict=True):
             decoder += [*blocks(width, num_decoder_blocks), _group_norm(width), nn.SiLU()]
-            decoder += [Up(spatial_dims, width, after, factor)]
+            decoder += [UnfoldUp(spatial_dims, width, after, factor)]
         self.decoder = nn.ModuleList(decoder)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -257,6 +257,6 @@ class AutoencoderVQ(nn.Module):
 
     def _run(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Apply a layer; a residual block under activation checkpointing where that is wanted and gradients are."""
-        if self.use_checkpointing and torch.is_grad_enabled() and isinstance(layer, ResidualBlock):
+        if self.use_checkpointing and torch.is_grad_enabled() and isinstance(layer, PreactivationBlock):
             return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
         return layer(x)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets import VQVAE
 
-from monai_vqprior.networks.autoencoder import AutoencoderVQ, ResidualBlock
+from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
 from monai_vqprior.networks.codebook import EMACodebook
 
 SIZES = {2: (16, 24), 3: (8, 12, 16)}
@@ -254,7 +254,7 @@ def test_a_few_steps_reduce_the_loss_much(channels: tuple[int, ...]) -> None:
 
 def test_new_block_is_the_identity() -> None:
     x = torch.randn(2, 16, 5, 7, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(ResidualBlock(2, 16)(x), x)
+    torch.testing.assert_close(PreactivationBlock(2, 16)(x), x)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -271,7 +271,7 @@ def test_checkpointing_gives_the_same_gradients(dropout: float) -> None:
         network = tiny(dropout=dropout, use_checkpointing=use_checkpointing)
         calls: list[str] = []
         for name, module in network.named_modules():
-            if isinstance(module, ResidualBlock):
+            if isinstance(module, PreactivationBlock):
                 module.register_forward_pre_hook(lambda *_, calls=calls, name=name: calls.append(name))
         torch.manual_seed(1)
         loss_of(network, images()).backward()

@@ -1,0 +1,233 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.transforms import Compose, Lambdad, RandFlipd
+from PIL import Image
+
+from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
+from monai_vqprior.data.slices import SliceFolder
+from monai_vqprior.errors import InputError
+from monai_vqprior.transforms import BytesToUnitd, LoadSliced
+
+SIZE = (12, 10)
+
+
+def write(path: Path, seed: int, size: tuple[int, int] = SIZE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)).save(path)
+    return path
+
+
+def read(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def truncate(item: dict[str, Any]) -> str:
+    path = Path(item["image"])
+    path.write_bytes(path.read_bytes()[:80])
+    return str(path)
+
+
+def make(items: Sequence[dict[str, Any]], transform: Any = None, **arguments: Any) -> SliceDataset:
+    transform = LoadSliced("image") if transform is None else transform
+    return SliceDataset(items, transform, **({"spatial_size": SIZE, "progress": False} | arguments))
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[dict[str, Any]]:
+    """Twelve slices of three subjects."""
+    for case in range(3):
+        for index in range(4):
+            write(tmp_path / f"case_{case}_slice_{index + 7}.png", 4 * case + index)
+    return SliceFolder(tmp_path, fractions={"train": 1.0}).datalist("train")
+
+
+class TestSliceDataset:
+    def test_holds_the_pixels_in_natural_order(self, items: list[dict[str, Any]]) -> None:
+        dataset = make(items)
+        assert dataset.images.dtype == torch.uint8
+        assert dataset.images.shape == (12, 1, *SIZE)
+        assert len(dataset) == 12
+        assert dataset.num_skipped == 0
+        assert dataset.num_subjects == 3
+        expected = [(f"case_{case}", index) for case in range(3) for index in (7, 8, 9, 10)]
+        for position, (subject, index) in enumerate(expected):
+            item = dataset[position]
+            assert (item["subject"], item["index"]) == (subject, index)
+            assert Path(item["path"]).name == f"{subject}_slice_{index}.png"
+            assert item["image"].dtype == torch.uint8
+            np.testing.assert_array_equal(item["image"][0], read(item["path"]))
+
+    def test_hands_on_what_else_is_known(self, items: list[dict[str, Any]]) -> None:
+        for position, item in enumerate(items):
+            item["age"] = 60.0 + position
+        dataset = make(items)
+        assert [dataset[i]["age"] for i in range(12)] == [60.0 + i for i in range(12)]
+        assert set(dataset[0]) == {"image", "subject", "index", "age", "path"}
+        assert all(isinstance(item["image"], str) for item in items)  # the caller's list is as it was
+
+    @pytest.mark.parametrize("num_threads", [1, 7])
+    def test_reads_once_and_with_any_number_of_threads(self, items: list[dict[str, Any]], num_threads: int) -> None:
+        seen: list[str] = []
+        transform = Compose([Lambdad("subject", lambda name: (seen.append(name), name)[1]), LoadSliced("image")])
+        dataset = make(items, transform, num_threads=num_threads)
+        for _ in range(3):
+            for i in range(12):
+                np.testing.assert_array_equal(dataset[i]["image"][0], read(items[i]["image"]))
+        assert sorted(seen) == sorted(item["subject"] for item in items)
+
+    def test_one_number_is_a_square(self, tmp_path: Path) -> None:
+        dataset = make([{"image": str(write(tmp_path / "a.png", 0, (8, 8)))}], spatial_size=8)
+        assert dataset.images.shape == (1, 1, 8, 8)
+
+    def test_augments_each_time_anew(self, items: list[dict[str, Any]]) -> None:
+        calls: list[int] = []
+
+        def add(image: torch.Tensor) -> torch.Tensor:
+            calls.append(len(calls))
+            return image + len(calls)
+
+        dataset = make(items, augmentation=[BytesToUnitd("image"), Lambdad("image", add)])
+        assert calls == []
+        before = dataset.images.clone()
+        first, second = dataset[3], dataset[3]
+        original = read(items[3]["image"]) / 255
+        np.testing.assert_allclose(first["image"][0], original + 1, atol=1e-6)
+        np.testing.assert_allclose(second["image"][0], original + 2, atol=1e-6)
+        assert torch.equal(dataset.images, before)
+        assert first["path"] == items[3]["image"]
+
+    def test_random_transforms_differ_from_one_time_to_the_next(self, items: list[dict[str, Any]]) -> None:
+        augmentation = Compose([RandFlipd("image", prob=0.5, spatial_axis=1)]).set_random_state(0)
+        dataset = make(items, augmentation=augmentation)
+        original = read(items[0]["image"])
+        flipped = [np.array_equal(dataset[0]["image"][0], original[:, ::-1]) for _ in range(20)]
+        upright = [np.array_equal(dataset[0]["image"][0], original) for _ in range(20)]
+        assert 0 < sum(flipped) < 20
+        assert 0 < sum(upright) < 20
+
+    def test_names_a_slice_of_another_size(self, items: list[dict[str, Any]]) -> None:
+        write(Path(items[5]["image"]), 0, (20, 14))
+        message = r"case_1_slice_8\.png is 20 x 14 pixels, but spatial_size is 12 x 10: .* as --spatial_size"
+        with pytest.raises(InputError, match=message):
+            make(items)
+
+    def test_names_a_truncated_file(self, items: list[dict[str, Any]]) -> None:
+        broken = truncate(items[9])
+        with pytest.raises(InputError, match="cannot be read as an image") as raised:
+            make(items)
+        assert broken in str(raised.value)
+
+    def test_skips_and_counts_what_is_bad(
+        self, items: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        write(Path(items[2]["image"]), 0, (20, 14))
+        truncate(items[7])
+        Path(items[8]["image"]).unlink()
+        with caplog.at_level(logging.WARNING):
+            dataset = make(items, skip_bad=True)
+        kept = [item for i, item in enumerate(items) if i not in (2, 7, 8)]
+        assert (len(dataset), dataset.num_skipped) == (9, 3)
+        assert dataset.images.shape[0] == 9
+        for i, item in enumerate(kept):
+            assert dataset[i]["path"] == item["image"]
+            np.testing.assert_array_equal(dataset[i]["image"][0], read(item["image"]))
+        for i in (2, 7, 8):
+            assert items[i]["image"] in caplog.text
+        assert "left out 3 of 12 slices" in caplog.text
+
+    def test_refuses_when_none_is_left(self, items: list[dict[str, Any]]) -> None:
+        with pytest.raises(InputError, match="no slice is left"):
+            make(items, spatial_size=8, skip_bad=True)
+
+    @pytest.mark.parametrize("skip_bad", [False, True])
+    def test_refuses_floating_point(self, items: list[dict[str, Any]], skip_bad: bool) -> None:
+        with pytest.raises(ValueError, match=r"transform must end in a uint8 image, got torch\.float32"):
+            make(items, [LoadSliced("image"), BytesToUnitd("image")], skip_bad=skip_bad)
+
+    def test_a_bug_in_a_transform_is_not_a_bad_slice(self, items: list[dict[str, Any]]) -> None:
+        def divide(image: torch.Tensor) -> float:
+            return 1 / 0
+
+        with pytest.raises(Exception, match="division by zero|applying transform") as raised:
+            make(items, [LoadSliced("image"), Lambdad("image", divide)], skip_bad=True)
+        assert not isinstance(raised.value, InputError)
+
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+    def test_workers_of_a_data_loader(self, items: list[dict[str, Any]]) -> None:
+        dataset = make(items, augmentation=[BytesToUnitd("image")])
+        loader = DataLoader(dataset, batch_size=5, num_workers=2)
+        batches = list(loader)
+        assert [len(batch["path"]) for batch in batches] == [5, 5, 2]
+        assert [path for batch in batches for path in batch["path"]] == [item["image"] for item in items]
+        assert [int(i) for batch in batches for i in batch["index"]] == [item["index"] for item in items]
+        images = torch.cat([batch["image"] for batch in batches])
+        expected = np.stack([read(item["image"]) for item in items])[:, None] / 255
+        np.testing.assert_allclose(images, expected, atol=1e-6)
+
+
+class TestCodeGridDataset:
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+    @pytest.mark.parametrize("grid", [(4, 3), (2, 3, 2)])
+    def test_items(self, grid: tuple[int, ...], dtype: torch.dtype) -> None:
+        grids = torch.arange(5 * int(np.prod(grid))).reshape(5, *grid).to(dtype)
+        data = [{"label": i, "path": f"{i}.png"} for i in range(5)]
+        dataset = CodeGridDataset(grids, data)
+        assert len(dataset) == 5
+        for i in range(5):
+            item = dataset[i]
+            assert (item["label"], item["path"]) == (i, f"{i}.png")
+            assert item["codes"].dtype == torch.int64
+            np.testing.assert_array_equal(item["codes"], grids[i].numpy())
+        assert "codes" not in data[0]
+
+    def test_grids_alone(self) -> None:
+        batch = next(iter(DataLoader(CodeGridDataset(torch.ones(3, 2, 2, dtype=torch.int32)), batch_size=3)))
+        assert set(batch) == {"codes"}
+        assert batch["codes"].shape == (3, 2, 2)
+
+    @pytest.mark.parametrize("count", [0, 2, 4])
+    def test_refuses_another_number_of_entries(self, count: int) -> None:
+        with pytest.raises(ValueError, match=f"an entry for each of the 3 grids, got {count}"):
+            CodeGridDataset(torch.zeros(3, 2, 2), [{}] * count)
+
+
+@pytest.mark.parametrize("count", [1, 256, 600])
+def test_mean_image(count: int) -> None:
+    pixels = np.random.default_rng(count).integers(0, 256, (count, 1, 3, 5), dtype=np.uint8)
+    transform = Lambdad("image", lambda i: torch.from_numpy(pixels[i]))
+    mean = mean_image(make([{"image": i} for i in range(count)], transform, spatial_size=(3, 5), num_threads=1))
+    assert mean.dtype == torch.float32
+    np.testing.assert_allclose(mean, pixels.astype(np.float64).mean(0) / 255, rtol=1e-6)
+
+
+def test_mean_image_of_white_slices_is_one() -> None:
+    transform = Lambdad("image", lambda i: torch.full((1, 2, 2), 255, dtype=torch.uint8))
+    dataset = make([{"image": i} for i in range(300)], transform, spatial_size=2)
+    assert torch.equal(mean_image(dataset), torch.ones(1, 2, 2))
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_bar(items: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], progress: bool) -> None:
+    make(items, progress=progress)
+    assert ("reading slices" in capsys.readouterr().err) is progress

@@ -1,0 +1,148 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_vqprior.data.files import atomic_path, claim_output, write_png, write_text
+from monai_vqprior.errors import InputError
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+class TestAtomicPath:
+    @pytest.mark.parametrize("name", ["a.png", "volume.nii.gz", "plain", "case_1_slice_0.nii.png"])
+    def test_the_file_appears_when_it_is_finished(self, tmp_path: Path, name: str) -> None:
+        target = tmp_path / "new" / "folder" / name
+        with atomic_path(target) as temporary:
+            assert temporary.parent == target.parent
+            assert temporary.suffixes[-2:] == target.suffixes[-2:]
+            temporary.write_text("content")
+            assert not target.exists()
+        assert target.read_text() == "content"
+        assert names_in(target.parent) == [name]
+
+    def test_a_reader_sees_the_old_content_until_the_end(self, tmp_path: Path) -> None:
+        target = tmp_path / "a.txt"
+        target.write_text("old")
+        with atomic_path(target) as temporary:
+            temporary.write_text("new")
+            assert target.read_text() == "old"
+        assert target.read_text() == "new"
+
+    @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+    @pytest.mark.parametrize("before", [None, "old"])
+    def test_an_error_leaves_everything_as_it_was(
+        self, tmp_path: Path, before: str | None, error: BaseException
+    ) -> None:
+        target = tmp_path / "a.txt"
+        if before is not None:
+            target.write_text(before)
+        with pytest.raises(type(error)), atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
+        assert names_in(tmp_path) == ([] if before is None else ["a.txt"])
+        assert before is None or target.read_text() == before
+
+    def test_a_name_that_is_taken_by_a_folder_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        (tmp_path / "taken" / "inner").mkdir(parents=True)
+        with pytest.raises(OSError, match="taken"), atomic_path(tmp_path / "taken") as temporary:
+            temporary.write_text("content")
+        assert names_in(tmp_path) == ["taken", "taken/inner"]
+
+    @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+    @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], indirect=True)
+    def test_permissions_are_those_of_any_new_file(self, tmp_path: Path, umask: int) -> None:
+        (tmp_path / "usual").touch()
+        with atomic_path(tmp_path / "atomic") as temporary:
+            temporary.write_text("content")
+        usual, atomic = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "atomic"))
+        assert atomic == usual == 0o666 & ~umask
+        assert os.umask(umask) == umask  # the umask of the process is what it was
+
+
+class TestWritePng:
+    @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+    def test_the_file_holds_the_pixels(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        path = write_png(tmp_path / "new" / "a.png", image[:, ::-1])
+        assert path == tmp_path / "new" / "a.png"
+        assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        with Image.open(path) as written:
+            assert written.mode == ("L" if len(shape) == 2 else "RGB")
+            np.testing.assert_array_equal(np.asarray(written), image[:, ::-1])
+
+    def test_is_png_whatever_the_name_says(self, tmp_path: Path) -> None:
+        path = write_png(tmp_path / "a.jpg", np.zeros((2, 2), np.uint8))
+        assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+    @pytest.mark.parametrize("dtype", [bool, np.float32, np.uint16, np.int8])
+    def test_refuses_other_types(self, tmp_path: Path, dtype: type) -> None:
+        with pytest.raises(TypeError, match=f"takes 8-bit images, got {np.dtype(dtype)}"):
+            write_png(tmp_path / "new" / "a.png", np.zeros((2, 2), dtype))
+        assert names_in(tmp_path) == []
+
+    def test_a_shape_that_is_no_image_leaves_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(TypeError):
+            write_png(tmp_path / "a.png", np.zeros((2, 2, 7), np.uint8))
+        assert names_in(tmp_path) == []
+
+
+def test_write_text_is_utf_8(tmp_path: Path) -> None:
+    path = write_text(str(tmp_path / "a.csv"), "größe,脳\n")
+    assert path == tmp_path / "a.csv"
+    assert path.read_bytes() == "größe,脳\n".encode()
+
+
+class TestClaimOutput:
+    @pytest.mark.parametrize("overwrite", [False, True])
+    @pytest.mark.parametrize("made", [False, True])
+    def test_a_new_or_empty_folder_is_claimed(self, tmp_path: Path, made: bool, overwrite: bool) -> None:
+        folder = tmp_path / "a" / "b"
+        if made:
+            folder.mkdir(parents=True)
+        assert claim_output(str(folder), overwrite) == folder
+        assert folder.is_dir()
+
+    @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "folder/notes.txt"])
+    def test_a_folder_that_holds_something_is_refused_or_kept(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(InputError, match=r"is not empty: name another folder for the slices, or pass --overwrite"):
+            claim_output(tmp_path, what="slices")
+        assert claim_output(tmp_path, overwrite=True) == tmp_path
+        assert (tmp_path / name).read_text() == "mine"
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_file_is_refused(self, tmp_path: Path, overwrite: bool) -> None:
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(InputError, match="file is a file: name a folder for the slices"):
+            claim_output(tmp_path / "file", overwrite, what="slices")
+        with pytest.raises(InputError, match=r"below cannot be made \(.*\): name another folder for the slices"):
+            claim_output(tmp_path / "file" / "below", overwrite, what="slices")
+        assert (tmp_path / "file").read_text() == "mine"

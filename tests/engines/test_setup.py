@@ -1,0 +1,217 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_vqprior.engines import (
+    check_output,
+    check_spatial_size,
+    claim_run,
+    mixed_precision,
+    select_device,
+    write_settings,
+)
+from monai_vqprior.errors import InputError
+
+
+def set_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestSelectDevice:
+    @pytest.mark.parametrize(("gpus", "expected"), [(0, "cpu"), (1, "cuda:0"), (3, "cuda:0")])
+    def test_takes_a_gpu_where_there_is_one(self, monkeypatch: pytest.MonkeyPatch, gpus: int, expected: str) -> None:
+        set_gpus(monkeypatch, gpus)
+        assert select_device() == torch.device(expected)
+
+    @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1", torch.device("cuda:1"), torch.device("cpu")])
+    def test_takes_the_one_asked_for(self, monkeypatch: pytest.MonkeyPatch, name: str | torch.device) -> None:
+        set_gpus(monkeypatch, 2)
+        assert select_device(name) == torch.device(name)
+
+    @pytest.mark.parametrize(("gpus", "name"), [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1"), (2, torch.device("cuda:2"))])
+    def test_refuses_one_that_is_not_there(
+        self, monkeypatch: pytest.MonkeyPatch, gpus: int, name: str | torch.device
+    ) -> None:
+        set_gpus(monkeypatch, gpus)
+        message = f"{name} was asked for, but this machine has {gpus} CUDA devices: pass --device cpu"
+        with pytest.raises(InputError, match=message):
+            select_device(name)
+
+    @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cpu cuda"])
+    def test_refuses_what_is_no_device(self, name: str) -> None:
+        with pytest.raises(InputError, match=f"'{name}' is not a device: pass --device cpu or --device cuda:0"):
+            select_device(name)
+
+
+class TestMixedPrecision:
+    @pytest.mark.parametrize(
+        ("capabilities", "expected"),
+        [
+            ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+            ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+            ({"arm_bf16": True}, torch.bfloat16),
+            ({"avx512_bf16": False, "avx512_f": True, "avx2": True}, None),
+            ({}, None),
+        ],
+    )
+    def test_cpu(
+        self, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype | None
+    ) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+        assert mixed_precision("cpu") == expected
+        assert mixed_precision(torch.device("cpu"), wanted=False) is None
+
+    @pytest.mark.parametrize("native", [True, False])
+    def test_gpu_without_emulation(self, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+        assert mixed_precision("cuda:0") == (torch.bfloat16 if native else None)
+        assert mixed_precision("cuda:0", wanted=False) is None
+
+    def test_an_older_pytorch_cannot_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+        assert mixed_precision("cpu") is None
+
+
+class TestCheckSpatialSize:
+    @settings(derandomize=True, deadline=None, max_examples=200)
+    @given(size=st.integers(-5, 300), stride=st.sampled_from([1, 2, 4, 8, 12]))
+    def test_accepts_multiples_and_suggests_the_neighbors(self, size: int, stride: int) -> None:
+        multiples = range(stride, 400, stride)
+        if size in multiples:
+            check_spatial_size(size, stride)
+            return
+        with pytest.raises(InputError) as raised:
+            check_spatial_size(size, stride)
+        found = re.search(r"spatial_size (-?\d+) is not a multiple .* stride (\d+): take (\d+) or (\d+)", str(raised.value))
+        assert found is not None
+        below = max([m for m in multiples if m < size], default=stride)
+        assert tuple(map(int, found.groups())) == (size, stride, below, below + stride)
+
+    @pytest.mark.parametrize("sizes", [(64, 48), [8, 16, 24], (8,)])
+    def test_accepts_one_an_axis(self, sizes: tuple[int, ...] | list[int]) -> None:
+        check_spatial_size(sizes, 8)
+
+    @pytest.mark.parametrize("sizes", [(64, 50), [50, 64], (8, 50, 8)])
+    def test_refuses_any_axis(self, sizes: tuple[int, ...] | list[int]) -> None:
+        with pytest.raises(InputError, match="spatial_size 50 is not a multiple of the network's stride 8: take 48 or 56"):
+            check_spatial_size(sizes, 8)
+
+
+class TestCheckOutput:
+    @pytest.mark.parametrize("content", ["absent", "empty folder", "folder", "file"])
+    @pytest.mark.parametrize("overwrite", [True, False])
+    def test_refuses_what_holds_something(self, tmp_path: Path, content: str, overwrite: bool) -> None:
+        path = tmp_path / "result"
+        if "folder" in content:
+            path.mkdir()
+        if content == "folder":
+            (path / "a.png").write_text("mine")
+        if content == "file":
+            path.write_text("mine")
+        before = files_below(tmp_path)
+        if content in ("absent", "empty folder") or overwrite:
+            check_output(path, overwrite)
+        else:
+            with pytest.raises(InputError, match="result exists: pass --overwrite to replace it, or another --output_dir"):
+                check_output(str(path), overwrite)
+        assert files_below(tmp_path) == before
+
+
+class TestClaimRun:
+    CKPT, LAST = "models/model.pt", "models/last.pt"
+
+    @pytest.mark.parametrize(
+        ("existing", "overwrite", "resume", "refusal"),
+        [
+            ([], False, False, None),
+            ([], True, False, None),
+            ([], False, True, "nothing to resume: .*last.pt does not exist"),
+            ([], True, True, "contradict"),
+            ([CKPT], False, False, "model.pt exists: this output_dir holds a run already; pass --resume .* --overwrite"),
+            ([CKPT], True, False, None),
+            ([CKPT], False, True, "nothing to resume: .*last.pt does not exist"),
+            ([CKPT], True, True, "contradict"),
+            ([LAST], False, False, "last.pt exists: this output_dir holds a run already"),
+            ([LAST], True, False, None),
+            ([LAST], False, True, None),
+            ([LAST], True, True, "contradict"),
+            ([CKPT, LAST], False, False, "model.pt exists: this output_dir holds a run already"),
+            ([CKPT, LAST], True, False, None),
+            ([CKPT, LAST], False, True, None),
+            ([CKPT, LAST], True, True, "contradict"),
+        ],
+    )
+    def test_every_combination(
+        self, tmp_path: Path, existing: list[str], overwrite: bool, resume: bool, refusal: str | None
+    ) -> None:
+        run = tmp_path / "run"
+        others = ["models/prior.pt", "metrics.json"] if existing else []
+        for name in [*existing, *others]:
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            (run / name).write_text(name)
+        if refusal is None:
+            claim_run(str(run), run / self.CKPT, run / self.LAST, overwrite, resume)
+            assert (run / "models").is_dir()
+        else:
+            with pytest.raises(InputError, match=refusal):
+                claim_run(run, run / self.CKPT, run / self.LAST, overwrite, resume)
+            assert run.exists() == bool(existing)
+        kept = others if overwrite and refusal is None else [*existing, *others]
+        assert files_below(tmp_path) == {f"run/{name}": name for name in kept}
+
+    def test_files_may_lie_elsewhere(self, tmp_path: Path) -> None:
+        claim_run(tmp_path / "run", tmp_path / "a" / "model.pt", tmp_path / "b" / "last.pt")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "run"]
+
+    @pytest.mark.parametrize("below", ["", "deeper/run"])
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path, below: str) -> None:
+        (tmp_path / "file").write_text("mine")
+        run = tmp_path / "file" / below
+        with pytest.raises(InputError, match=r"cannot be made \(.*\): give another --output_dir"):
+            claim_run(run, run / "model.pt", run / "last.pt")
+        assert files_below(tmp_path) == {"file": "mine"}
+
+
+class TestWriteSettings:
+    def test_keeps_what_an_earlier_stage_wrote(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "settings.json"
+        stages: list[dict[str, Any]] = [
+            {"spatial_size": 128, "channels": [32, 64]},
+            {"prior_layers": 8, "channels": [16], "labels": None},
+            {},
+        ]
+        for stage in stages:
+            write_settings(path, stage)
+        expected = {"spatial_size": 128, "channels": [16], "prior_layers": 8, "labels": None}
+        assert json.loads(path.read_text(encoding="utf-8")) == expected
+        assert [path.name for path in path.parent.iterdir()] == ["settings.json"]
+
+    def test_what_is_no_json_leaves_the_file_as_it_was(self, tmp_path: Path) -> None:
+        write_settings(tmp_path / "settings.json", {"spatial_size": 128})
+        with pytest.raises(TypeError):
+            write_settings(tmp_path / "settings.json", {"device": torch.device("cpu")})
+        assert json.loads((tmp_path / "settings.json").read_text()) == {"spatial_size": 128}

@@ -1,0 +1,212 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator, SupervisedTrainer
+from monai.handlers import ValidationHandler
+
+from monai_vqprior.engines import PrepareBatchSlices
+from monai_vqprior.errors import AlreadyDoneError, InputError
+from monai_vqprior.handlers import BestWeights, CosineBudget, FinalValidation, LastState, checkpoints
+
+MakeValidator = Callable[[Sequence[float]], Evaluator]
+BATCHES = [{"image": batch} for batch in torch.rand(3, 4, 1, 6, 6, generator=torch.manual_seed(5))]
+SCORES = (0.3, 0.7, 0.5, 0.6, 0.1)
+
+
+class Training:
+    """A small training with everything that a resumption has to bring back; the order of its data is fixed."""
+
+    def __init__(self, folder: Path, validator: Evaluator, max_epochs: int = 4, resume: bool = False, width: int = 4):
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 1, 1))
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.05)
+        schedule = CosineBudget(optimizer, warmup_steps=3)
+        self.best = BestWeights(folder / "model.pt", self.network, "score")
+        self.best.attach(validator)
+        objects = {"model": self.network, "optimizer": optimizer, "schedule": schedule, "best": self.best}
+        self.trainer = SupervisedTrainer(
+            device="cpu",
+            max_epochs=max_epochs,
+            train_data_loader=BATCHES,
+            network=self.network,
+            optimizer=optimizer,
+            loss_function=nn.MSELoss(),
+            prepare_batch=PrepareBatchSlices(),
+            train_handlers=[
+                LastState(folder / "last.pt", objects, resume),
+                schedule,
+                ValidationHandler(1, validator),
+                FinalValidation(validator),
+            ],
+            decollate=False,
+        )
+
+    def run(self, failure: BaseException | None = None, at: int | None = None) -> Training:
+        """Train; if a failure is given, it happens when iteration ``at`` starts."""
+        if failure is not None:
+
+            @self.trainer.on(Events.ITERATION_STARTED(once=at))
+            def fail(engine: Engine) -> None:
+                raise failure
+
+        self.trainer.run()
+        return self
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return self.network.state_dict()
+
+
+def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert torch.equal(value, two[key]), key
+
+
+class TestBestWeights:
+    @pytest.mark.parametrize(
+        ("smaller_is_better", "expected"),
+        [(False, [0.3, 0.7, 0.7, 0.7, 0.7]), (True, [0.3, 0.3, 0.3, 0.3, 0.1])],
+    )
+    def test_keeps_the_weights_of_the_best_validation(
+        self, tmp_path: Path, make_validator: MakeValidator, smaller_is_better: bool, expected: list[float]
+    ) -> None:
+        network = nn.Linear(1, 1, bias=False)
+        best = BestWeights(tmp_path / "models" / "model.pt", network, "score", smaller_is_better)
+        validator = make_validator(SCORES)
+        best.attach(validator)
+        for epoch, score in enumerate(SCORES, 1):
+            nn.init.constant_(network.weight, score)
+            validator.run(epoch)
+            kept = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+            assert list(kept) == ["weight"]
+            assert kept["weight"].item() == pytest.approx(expected[epoch - 1])
+            assert best.state_dict() == {"best": expected[epoch - 1]}
+        assert [path.name for path in tmp_path.rglob("*.pt")] == ["model.pt"]
+
+    @pytest.mark.parametrize(("score", "saved"), [(0.6, False), (0.7, False), (0.8, True)])
+    def test_goes_on_from_its_state(
+        self, tmp_path: Path, make_validator: MakeValidator, score: float, saved: bool
+    ) -> None:
+        best = BestWeights(tmp_path / "model.pt", nn.Linear(1, 1), "score")
+        best.load_state_dict({"best": 0.7})
+        validator = make_validator([score])
+        best.attach(validator)
+        validator.run(1)
+        assert (tmp_path / "model.pt").exists() == saved
+
+    def test_only_process_0_writes(
+        self, tmp_path: Path, make_validator: MakeValidator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checkpoints.idist, "get_rank", lambda: 1)
+        best = BestWeights(tmp_path / "model.pt", nn.Linear(1, 1), "score")
+        validator = make_validator([0.5])
+        best.attach(validator)
+        validator.run(1)
+        assert best.best == 0.5
+        assert not list(tmp_path.iterdir())
+
+
+class TestLastState:
+    def test_a_training_that_was_cut_off_ends_like_one_that_was_not(
+        self, tmp_path: Path, make_validator: MakeValidator
+    ) -> None:
+        whole = Training(tmp_path / "whole", make_validator(SCORES)).run()
+        with pytest.raises(RuntimeError, match="power cut"):
+            Training(tmp_path / "cut", make_validator(SCORES)).run(RuntimeError("power cut"), at=7)
+        state = torch.load(tmp_path / "cut" / "last.pt", weights_only=True)
+        assert state["trainer"]["iteration"] == 6
+        validator = make_validator(SCORES[2:])
+        resumed = Training(tmp_path / "cut", validator, resume=True).run()
+        assert validator.seen == [3, 4]
+        assert resumed.trainer.state.iteration == 12
+        assert_same(resumed.weights, whole.weights)
+        assert resumed.best.best == 0.7
+        for name in ("model.pt", "last.pt"):
+            kept = [torch.load(tmp_path / run / name, weights_only=True) for run in ("cut", "whole")]
+            assert_same(*(x["model"] if name == "last.pt" else x for x in kept))
+
+    def test_a_finished_training_goes_on_when_it_gets_more_epochs(
+        self, tmp_path: Path, make_validator: MakeValidator
+    ) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=2).run()
+        validator = make_validator(SCORES[2:])
+        longer = Training(tmp_path, validator, max_epochs=4, resume=True).run()
+        assert validator.seen == [3, 4]
+        assert longer.trainer.state.max_epochs == 4
+
+    @pytest.mark.parametrize("at", [4, 7])
+    def test_state_knows_the_validation_of_its_own_epoch(
+        self, tmp_path: Path, make_validator: MakeValidator, at: int
+    ) -> None:
+        # Otherwise a resumed training replaces better weights by worse ones.
+        with pytest.raises(RuntimeError):
+            Training(tmp_path, make_validator([0.9, 0.95])).run(RuntimeError("power cut"), at=at)
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+        assert state["best"]["best"] == {4: 0.9, 7: 0.95}[at]
+
+    def test_state_knows_the_final_validation(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        training = Training(tmp_path, make_validator([0.4, 0.8]))
+        training.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), lambda engine: engine.terminate())
+        training.run()
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+        assert state["trainer"]["iteration"] == 5
+        assert state["best"]["best"] == 0.8
+
+    def test_an_interruption_is_saved_and_raised_again(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        training = Training(tmp_path, make_validator(SCORES))
+        with pytest.raises(KeyboardInterrupt):
+            training.run(KeyboardInterrupt(), at=5)
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+        assert state["trainer"]["iteration"] == 5
+        assert_same(state["model"], training.weights)
+        resumed = Training(tmp_path, make_validator(SCORES[1:]), resume=True).run()
+        assert resumed.trainer.state.epoch == 4
+
+    def test_another_error_is_raised_again_and_leaves_the_last_state(
+        self, tmp_path: Path, make_validator: MakeValidator
+    ) -> None:
+        error = ArithmeticError("loss is not a number")
+        with pytest.raises(ArithmeticError) as caught:
+            Training(tmp_path, make_validator(SCORES)).run(error, at=5)
+        assert caught.value is error
+        assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 3
+
+    @pytest.mark.parametrize("max_epochs", [2, 1])
+    def test_all_epochs_are_done(self, tmp_path: Path, make_validator: MakeValidator, max_epochs: int) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=2).run()
+        before = (tmp_path / "last.pt").read_bytes()
+        with pytest.raises(AlreadyDoneError, match="has had 2 epochs: raise --max_epochs to go on"):
+            Training(tmp_path, make_validator(SCORES), max_epochs=max_epochs, resume=True).run()
+        assert (tmp_path / "last.pt").read_bytes() == before
+
+    def test_state_of_another_network(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
+        with pytest.raises(InputError, match=r"last.pt does not fit this training .*resume with the settings"):
+            Training(tmp_path, make_validator(SCORES), resume=True, width=8).run()
+
+    @pytest.mark.parametrize("content", [{"model": {}}, ["no state"], b"no checkpoint", None])
+    def test_file_that_is_no_state(self, tmp_path: Path, make_validator: MakeValidator, content: object) -> None:
+        if isinstance(content, bytes):
+            (tmp_path / "last.pt").write_bytes(content)
+        elif content is not None:
+            torch.save(content, tmp_path / "last.pt")
+        with pytest.raises(InputError, match=r"last\.pt"):
+            Training(tmp_path, make_validator(SCORES), resume=True).run()
