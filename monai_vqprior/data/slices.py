@@ -142,7 +142,7 @@ class SliceFolder:
 
 
 def _find_images(folder: Path) -> list[Path]:
-    """All images below a folder in natural order; hidden files and folders are left out, such as an interrupted copy."""
+    """All images below a folder in natural order, without hidden files and folders (an interrupted copy)."""
     found = [
         path
         for path in folder.rglob("*")

@@ -15,6 +15,7 @@ from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
 from monai_vqprior.engines.checkpoints import find_checkpoint, load_weights, read_checkpoint, unwrap
 from monai_vqprior.engines.setup import (
     check_output,
+    check_run,
     check_spatial_size,
     claim_run,
     mixed_precision,
@@ -26,6 +27,7 @@ __all__ = [
     "PrepareBatchCodes",
     "PrepareBatchSlices",
     "check_output",
+    "check_run",
     "check_spatial_size",
     "claim_run",
     "find_checkpoint",

@@ -22,7 +22,15 @@ import torch
 from monai_vqprior.data.files import write_text
 from monai_vqprior.errors import InputError
 
-__all__ = ["check_output", "check_spatial_size", "claim_run", "mixed_precision", "select_device", "write_settings"]
+__all__ = [
+    "check_output",
+    "check_run",
+    "check_spatial_size",
+    "claim_run",
+    "mixed_precision",
+    "select_device",
+    "write_settings",
+]
 
 
 def select_device(name: str | torch.device | None = None) -> torch.device:
@@ -111,21 +119,19 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise InputError(f"{path} exists: pass --overwrite to replace it, or another --output_dir.")
 
 
-def claim_run(
-    output_dir: str | os.PathLike[str],
+def check_run(
     checkpoint: str | os.PathLike[str],
     last_state: str | os.PathLike[str],
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
     """
-    Make the folders of a training run, and refuse to train over a run that is there already.
+    Refuse to train over a run that is there already, before anything is read.
 
     Args:
-        output_dir: folder of the run.
         checkpoint: file of the best weights.
         last_state: file of the state to resume from.
-        overwrite: whether an earlier run may be replaced; its two files are removed.
+        overwrite: whether an earlier run may be replaced.
         resume: whether to go on with an earlier run.
 
     Raises:
@@ -143,14 +149,38 @@ def claim_run(
             f"{existing[0]} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
             "to replace it, or another --output_dir."
         )
+
+
+def claim_run(
+    output_dir: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    last_state: str | os.PathLike[str],
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """
+    Make the folders of a training run, and remove the run that it replaces: when all else is known to be in order.
+
+    Args:
+        output_dir: folder of the run.
+        checkpoint: see :func:`check_run`.
+        last_state: see :func:`check_run`.
+        overwrite: whether an earlier run may be replaced; its two files are removed.
+        resume: whether to go on with an earlier run.
+
+    Raises:
+        InputError: as :func:`check_run`, and when a folder cannot be made.
+    """
+    check_run(checkpoint, last_state, overwrite, resume)
+    files = [Path(checkpoint), Path(last_state)]
     try:
         for folder in (Path(output_dir), *(path.parent for path in files)):
             folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise InputError(f"{error.filename} cannot be made ({error.strerror}): give another --output_dir.") from error
     if overwrite:
-        for path in existing:
-            path.unlink()
+        for path in files:
+            path.unlink(missing_ok=True)
 
 
 def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

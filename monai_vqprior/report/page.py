@@ -72,7 +72,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     if metrics_file.is_file():
         try:
             parts.append(_metrics_table(json.loads(metrics_file.read_text(encoding="utf-8"))))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{metrics_file} cannot be read ({error!r}): run `vqprior evaluate` again.") from error
     for name, title, note in _PICTURES:
         if (folder / name).is_file():

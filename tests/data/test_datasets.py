@@ -138,9 +138,7 @@ class TestSliceDataset:
             make(items)
         assert broken in str(raised.value)
 
-    def test_skips_and_counts_what_is_bad(
-        self, items: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_skips_and_counts_what_is_bad(self, items: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
         write(Path(items[2]["image"]), 0, (20, 14))
         truncate(items[7])
         Path(items[8]["image"]).unlink()

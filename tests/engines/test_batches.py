@@ -76,7 +76,9 @@ class TestPrepareBatchCodes:
         assert conditions["values"][:, 0].tolist() == [60.5, 61.5, 62.5, 63.5]
         assert conditions["values"][:, 1].isnan().all()
 
-    @pytest.mark.parametrize(("arguments", "name"), [({"label_keys": ["sex"]}, "labels"), ({"value_keys": ["age"]}, "values")])
+    @pytest.mark.parametrize(
+        ("arguments", "name"), [({"label_keys": ["sex"]}, "labels"), ({"value_keys": ["age"]}, "values")]
+    )
     def test_one_kind_of_condition(self, arguments: dict[str, list[str]], name: str) -> None:
         *_, conditions = PrepareBatchCodes(**arguments)(self.batch(), "cpu")
         assert set(conditions) == {name}

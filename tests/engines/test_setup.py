@@ -87,7 +87,9 @@ class TestMixedPrecision:
 
     @pytest.mark.parametrize("native", [True, False])
     def test_gpu_without_emulation(self, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native
+        )
         assert mixed_precision("cuda:0") == (torch.bfloat16 if native else None)
         assert mixed_precision("cuda:0", wanted=False) is None
 
@@ -106,7 +108,9 @@ class TestCheckSpatialSize:
             return
         with pytest.raises(InputError) as raised:
             check_spatial_size(size, stride)
-        found = re.search(r"spatial_size (-?\d+) is not a multiple .* stride (\d+): take (\d+) or (\d+)", str(raised.value))
+        found = re.search(
+            r"spatial_size (-?\d+) is not a multiple .* stride (\d+): take (\d+) or (\d+)", str(raised.value)
+        )
         assert found is not None
         below = max([m for m in multiples if m < size], default=stride)
         assert tuple(map(int, found.groups())) == (size, stride, below, below + stride)
@@ -117,7 +121,9 @@ class TestCheckSpatialSize:
 
     @pytest.mark.parametrize("sizes", [(64, 50), [50, 64], (8, 50, 8)])
     def test_refuses_any_axis(self, sizes: tuple[int, ...] | list[int]) -> None:
-        with pytest.raises(InputError, match="spatial_size 50 is not a multiple of the network's stride 8: take 48 or 56"):
+        with pytest.raises(
+            InputError, match="spatial_size 50 is not a multiple of the network's stride 8: take 48 or 56"
+        ):
             check_spatial_size(sizes, 8)
 
 
@@ -136,7 +142,9 @@ class TestCheckOutput:
         if content in ("absent", "empty folder") or overwrite:
             check_output(path, overwrite)
         else:
-            with pytest.raises(InputError, match="result exists: pass --overwrite to replace it, or another --output_dir"):
+            with pytest.raises(
+                InputError, match="result exists: pass --overwrite to replace it, or another --output_dir"
+            ):
                 check_output(str(path), overwrite)
         assert files_below(tmp_path) == before
 
@@ -151,7 +159,12 @@ class TestClaimRun:
             ([], True, False, None),
             ([], False, True, "nothing to resume: .*last.pt does not exist"),
             ([], True, True, "contradict"),
-            ([CKPT], False, False, "model.pt exists: this output_dir holds a run already; pass --resume .* --overwrite"),
+            (
+                [CKPT],
+                False,
+                False,
+                "model.pt exists: this output_dir holds a run already; pass --resume .* --overwrite",
+            ),
             ([CKPT], True, False, None),
             ([CKPT], False, True, "nothing to resume: .*last.pt does not exist"),
             ([CKPT], True, True, "contradict"),

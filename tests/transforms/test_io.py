@@ -150,7 +150,9 @@ class TestBadFiles:
         path = save(tmp_path / name, SMOOTH.astype(np.uint16) * 257 if name.startswith("words") else SMOOTH)
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * keep)])
-        with pytest.raises(InputError, match=rf"{name} cannot be read as an image \(.*\): replace it, or .* --skip_bad"):
+        with pytest.raises(
+            InputError, match=rf"{name} cannot be read as an image \(.*\): replace it, or .* --skip_bad"
+        ):
             LoadSlice()(path)
 
     @pytest.mark.parametrize("content", [b"", b"not an image\n" * 50, b"version https://git-lfs.github.com/spec/v1\n"])

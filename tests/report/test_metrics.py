@@ -1,0 +1,122 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monai_vqprior.data import SliceDataset
+from monai_vqprior.report import code_baselines, summarize, write_metrics
+
+KEYS = {
+    *("split", "slices", "subjects", "skipped", "spatial_size", "ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used"),
+    *("num_embeddings", "perplexity", "bits_per_code", "bits_per_code_histogram", "bits_per_code_position_histogram"),
+    *("ssim_definition", "baselines"),
+}
+BITS = {"bits_per_code_histogram": 8.0, "bits_per_code_position_histogram": 5.0}
+SCORES = {"ssim": 0.1, "ssim_brain": 0.2}
+
+
+class TestCodeBaselines:
+    @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+    def test_are_those_of_numpy(self, dtype: torch.dtype) -> None:
+        rng = np.random.default_rng(0)
+        columns = rng.integers(0, 9, 6)  # each position has a code that it likes
+        train, test = (np.where(rng.random((n, 6)) < 0.8, columns, rng.integers(0, 9, (n, 6))) for n in (40, 15))
+        overall = (np.bincount(train.ravel(), minlength=9) + 1) / (train.size + 9)
+        positions = np.stack([np.bincount(train[:, i], minlength=9) for i in range(6)])
+        local = (positions + 64 * overall) / (40 + 64)
+        values = code_baselines(
+            *(torch.from_numpy(grids).to(dtype).view(-1, 2, 3) for grids in (train, test)), num_embeddings=9
+        )
+        assert values == {
+            "bits_per_code_histogram": pytest.approx(-np.log2(overall[test]).mean()),
+            "bits_per_code_position_histogram": pytest.approx(-np.log2(local[np.arange(6), test]).mean()),
+        }
+        assert values["bits_per_code_position_histogram"] < values["bits_per_code_histogram"]
+
+    def test_codes_that_training_has_not_seen_are_finite(self) -> None:
+        values = code_baselines(torch.zeros(3, 2, 2).long(), torch.full((1, 2, 2), 4), num_embeddings=5)
+        assert values["bits_per_code_histogram"] == pytest.approx(np.log2(17))  # 12 codes and 5 pseudo-counts
+        assert np.isfinite(values["bits_per_code_position_histogram"])
+
+
+class TestSummarize:
+    def test_keys(self, summary: dict[str, Any]) -> None:
+        assert set(summary) == KEYS
+        scores = {"ssim", "ssim_brain"}
+        assert {name: set(values) for name, values in summary["baselines"].items()} == {"black": scores, "mean": scores}
+
+    def test_values(self, summary: dict[str, Any], measured: dict[str, float]) -> None:
+        assert (summary["split"], summary["slices"], summary["subjects"], summary["skipped"]) == ("test", 5, 2, 1)
+        assert summary["spatial_size"] == [64, 48]
+        assert summary["num_embeddings"] == 512
+        for key in ("ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used", "perplexity", "bits_per_code"):
+            assert summary[key] == measured[key]
+        assert summary["bits_per_code_histogram"] == 8.0712
+        assert summary["bits_per_code_position_histogram"] == 5.9134
+        assert summary["baselines"] == {
+            "black": {"ssim": 0.3219, "ssim_brain": 0.0011},
+            "mean": {"ssim": 0.5432, "ssim_brain": 0.3456},
+        }
+
+    def test_says_what_ssim_is(self, summary: dict[str, Any]) -> None:
+        for words in ("11 x 11", "sigma 1.5", "data range 1", "above 0.02", "with 3 scales"):
+            assert words in summary["ssim_definition"]
+
+    def test_without_a_prior(self, dataset: SliceDataset, measured: dict[str, float]) -> None:
+        del measured["bits_per_code"]
+        summary = summarize("validate", dataset, measured, 512, BITS, SCORES, SCORES)
+        assert summary["bits_per_code"] is None
+        assert set(summary) == KEYS
+
+    @pytest.mark.parametrize("key", ["ssim", "perplexity"])
+    def test_a_metric_that_was_not_measured(self, dataset: SliceDataset, measured: dict[str, float], key: str) -> None:
+        del measured[key]
+        with pytest.raises(KeyError, match=key):
+            summarize("test", dataset, measured, 512, BITS, SCORES, SCORES)
+
+
+class TestWriteMetrics:
+    def test_file_holds_the_summary(self, tmp_path: Path, summary: dict[str, Any]) -> None:
+        path = tmp_path / "new" / "metrics.json"
+        write_metrics(path, summary)
+        assert json.loads(path.read_text(encoding="utf-8")) == summary
+        assert [one.name for one in path.parent.iterdir()] == ["metrics.json"]
+
+    def test_prints_what_it_says(
+        self, tmp_path: Path, summary: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_metrics(tmp_path / "metrics.json", summary)
+        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert lines == [
+            "test: 5 slices of 2 subjects",
+            "mean SSIM 0.9542 (black image 0.3219, mean image 0.5432)",
+            "brain SSIM 0.9234 (black image 0.0011, mean image 0.3456)",
+            "MS-SSIM 0.9877",
+            "PSNR 29.88 dB",
+            "codes used 500 of 512, perplexity 322",
+            "bits per code 5.432 (histogram 8.071, histogram of each position 5.913)",
+            f"written to {tmp_path / 'metrics.json'}",
+        ]
+
+    def test_says_that_there_is_no_prior(
+        self, tmp_path: Path, summary: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_metrics(tmp_path / "metrics.json", summary | {"bits_per_code": None})
+        assert "bits per code  no prior yet   (histogram 8.071" in capsys.readouterr().out
+        assert json.loads((tmp_path / "metrics.json").read_text())["bits_per_code"] is None

@@ -1,0 +1,162 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monai_vqprior.data.files import write_png
+from monai_vqprior.errors import InputError
+from monai_vqprior.report import write_report
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: the text, the rows of its table, the pictures, and every tag."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.pictures: dict[str, bytes] = {}
+        self.tags: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(self.words)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "img":
+            known = dict(attrs)
+            kind, data = known["src"].split(",")
+            assert kind == "data:image/png;base64"
+            self.pictures[known["alt"]] = base64.b64decode(data)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if data.strip() and self.tags[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture
+def folder(tmp_path: Path, summary: dict[str, Any]) -> Path:
+    """A run that has left everything."""
+    (tmp_path / "metrics.json").write_text(json.dumps(summary))
+    rng = np.random.default_rng(0)
+    for name in ("reconstructions.png", "samples.png"):
+        write_png(tmp_path / name, rng.integers(0, 256, (8, 8), dtype=np.uint8))
+    return tmp_path
+
+
+def test_all_of_a_run_on_one_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    assert str(path) in capsys.readouterr().out
+    page = Page(path)
+    assert "Split “test”: 5 slices of 2 subjects." in page.text
+    assert page.pictures == {
+        "Reconstructions": (folder / "reconstructions.png").read_bytes(),
+        "Samples": (folder / "samples.png").read_bytes(),
+    }
+    assert "11 x 11 pixels" in page.text
+
+
+def test_table_shows_the_metrics_beside_the_baselines(folder: Path) -> None:
+    header, *rows = Page(write_report(folder)).rows
+    assert header == ["", "reconstructions", "black image", "mean training image"]
+    assert [row[1:] for row in rows] == [
+        ["0.9542", "0.3219", "0.5432"],
+        ["0.9234", "0.0011", "0.3456"],
+        ["0.9877", "", ""],
+        ["29.88", "", ""],
+        ["500", "", ""],
+        ["512", "", ""],
+        ["321.7", "", ""],
+        ["5.432", "", ""],
+        ["8.071", "", ""],
+        ["5.913", "", ""],
+    ]
+
+
+def test_without_a_prior(folder: Path, summary: dict[str, Any]) -> None:
+    (folder / "metrics.json").write_text(json.dumps(summary | {"bits_per_code": None}))
+    assert ["bits a code under the prior", "no prior yet", "", ""] in Page(write_report(folder)).rows
+
+
+@pytest.mark.parametrize("left", ["metrics.json", "reconstructions.png", "samples.png"])
+def test_page_of_what_there_is(folder: Path, left: str) -> None:
+    for path in folder.iterdir():
+        if path.name != left:
+            path.unlink()
+    page = Page(write_report(folder))
+    assert bool(page.rows) == (left == "metrics.json")
+    assert list(page.pictures) == {"reconstructions.png": ["Reconstructions"], "samples.png": ["Samples"]}.get(left, [])
+
+
+@pytest.mark.parametrize("folder_exists", [True, False])
+def test_nothing_to_report(tmp_path: Path, folder_exists: bool) -> None:
+    folder = tmp_path if folder_exists else tmp_path / "missing"
+    with pytest.raises(InputError, match="holds no results: run `vqprior evaluate`, `reconstruct` or `sample` first"):
+        write_report(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_are_escaped(folder: Path, summary: dict[str, Any]) -> None:
+    renamed = folder.with_name('<script>alert("1")</script> & co'.replace("/", ""))
+    folder.rename(renamed)
+    evil = {"split": '<b>test</b> & "more"', "ssim_definition": "a <i> b"}
+    (renamed / "metrics.json").write_text(json.dumps(summary | evil))
+    page = Page(write_report(renamed))
+    assert not {"script", "b", "i"} & set(page.tags)
+    assert page.text.count(renamed.name) == 2
+    assert 'Split “<b>test</b> & "more"”' in page.text
+    assert "a <i> b" in page.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "{}",
+        "[]",
+        "null",
+        "3",
+        '{"ssim": 0.5}',
+        b"\xff\xfe\x00",
+        {"ssim": "high"},
+        {"split": None},
+        {"baselines": {}},
+    ],
+    ids=str,
+)
+def test_broken_metrics(folder: Path, summary: dict[str, Any], content: str | bytes | dict[str, Any]) -> None:
+    if isinstance(content, dict):
+        content = json.dumps(summary | content)
+    (folder / "metrics.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"metrics\.json cannot be read .*run `vqprior evaluate` again"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_another_report_replaces_the_first(folder: Path) -> None:
+    write_report(folder)
+    (folder / "samples.png").unlink()
+    assert "Samples" not in Page(write_report(folder)).pictures
