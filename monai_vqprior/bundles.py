@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_vqprior.data.files import claim_output
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import claim_output
 
 __all__ = ["bundle_root", "command_line", "copy_bundle", "run_configs", "saved_settings"]
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from monai_vqprior.cli import main
-from monai_vqprior.data.files import write_png
+from monai_vqprior.files import write_png
 
 # Networks and trainings that a test can afford.
 SMALL = ["--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8"]

@@ -44,9 +44,9 @@ from scipy.interpolate import BSpline, CubicSpline, PchipInterpolator
 from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
-from monai_vqprior.data.files import claim_output, write_png, write_text
 from monai_vqprior.data.layout import SPLITS, slice_name, split_folder, split_subjects
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import claim_output, write_png, write_text
 
 __all__ = ["PHANTOM_LABELS", "PhantomSlice", "phantom_slice", "write_phantom"]
 

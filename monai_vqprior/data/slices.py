@@ -16,12 +16,12 @@ import io
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from monai_vqprior.data.files import write_text
 from monai_vqprior.data.layout import SPLITS, natural_key, parse_slice_name, split_folder, split_subjects
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import write_text
 
 __all__ = ["IMAGE_SUFFIXES", "SliceFolder"]
 
@@ -30,12 +30,22 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 # OASIS sessions (the session number dropped) and BIDS subjects.
 _SUBJECT_NAME = re.compile(r"OAS\d+_\d+|sub-[A-Za-z0-9]+")
+_NUMBER_ALONE = re.compile(r"^(slice|img|image)?[_-]?\d+$", re.IGNORECASE)
 
 
-def subject_of_slice(name: str) -> str | None:
-    """Subject that a file name tells: ``case_441`` of ``case_441_slice_0.nii.png``, an OASIS or BIDS name, or None."""
-    match = _SUBJECT_NAME.search(name)
-    return match[0] if match else parse_slice_name(name)[0]
+def subject_of_slice(path: PurePath) -> str | None:
+    """
+    Subject that the path of a slice tells, relative to the data set's folder; None where it tells none.
+
+    ``case_441`` of ``case_441_slice_0.nii.png``, an OASIS or BIDS name anywhere in the path, and the folder of files
+    that are named by number alone, such as ``patient7/slice_003.png``.
+    """
+    match = _SUBJECT_NAME.search(path.as_posix())
+    if match is not None:
+        return match[0]
+    if _NUMBER_ALONE.match(path.stem) and len(path.parts) > 1:
+        return path.parent.as_posix()
+    return parse_slice_name(path.name)[0]
 
 
 class SliceFolder:
@@ -44,8 +54,8 @@ class SliceFolder:
 
     Two layouts are known. That of the preprocessed OASIS slices has a folder for each split,
     ``keras_png_slices_{train,validate,test}``. Any other folder is searched, with its subfolders, for PNG, JPEG and
-    TIFF files; these are dealt to the splits by subject where the file names tell the subject (``case_441_slice_0``,
-    OASIS and BIDS names), and by file where they do not.
+    TIFF files; these are dealt to the splits by subject where the names tell the subject (``case_441_slice_0``, OASIS
+    and BIDS names, a folder of numbered slices), and by file where they do not.
 
     Args:
         dataset_dir: the folder.
@@ -134,7 +144,8 @@ class SliceFolder:
         counts: dict[str, int] = {}
         for path in paths:
             # A slice whose name tells no subject is a subject of its own, so that it is dealt by file.
-            subject = subject_of_slice(path.name) or path.relative_to(self.dataset_dir).as_posix()
+            relative = path.relative_to(self.dataset_dir)
+            subject = subject_of_slice(relative) or relative.as_posix()
             index = parse_slice_name(path.name)[1]
             counts[subject] = counts.get(subject, -1) + 1
             items.append({"image": str(path), "subject": subject, "index": counts[subject] if index is None else index})

@@ -40,9 +40,9 @@ from nibabel.wrapstruct import WrapStructError
 from skimage.transform import resize
 from tqdm import tqdm
 
-from monai_vqprior.data.files import claim_output, write_png
 from monai_vqprior.data.layout import SPLITS, natural_key, slice_name, split_folder, split_subjects
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import claim_output, write_png
 
 __all__ = [
     "PrepareSummary",

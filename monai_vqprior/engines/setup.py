@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from monai_vqprior.data.files import write_text
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import write_text
 
 __all__ = [
     "check_output",

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Mapping
@@ -22,9 +23,9 @@ import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
 
-from monai_vqprior.data.files import atomic_path
 from monai_vqprior.engines import read_checkpoint, unwrap
 from monai_vqprior.errors import AlreadyDoneError, InputError
+from monai_vqprior.files import atomic_path
 
 __all__ = ["BestWeights", "LastState"]
 
@@ -65,9 +66,9 @@ class BestWeights:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save when the metric is better than ever before, or the first."""
+        """Save when the metric is better than ever before, or the first that is a number."""
         value = float(engine.state.metrics[self.metric])
-        if self.best is None or self.better(value, self.best):
+        if self.best is None or math.isnan(self.best) or self.better(value, self.best):
             _save(self.path, unwrap(self.network).state_dict())
             self.best = value
 

@@ -21,7 +21,7 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw, ImageFont
 
-from monai_vqprior.data.files import write_png
+from monai_vqprior.files import write_png
 from monai_vqprior.losses import ssim_map
 from monai_vqprior.transforms import UnitToBytes
 
@@ -75,7 +75,8 @@ class ReconstructionWriter:
     """
     Write the reconstruction of every slice as PNG, and a sheet of some slices above their reconstructions.
 
-    The slices keep the folders and names that they have below the data set's folder, so that the output can be used
+    The slices keep the folders and names that they have below the data set's folder (``a.jpg`` becomes
+    ``a.jpg.png``), so that the output can be used
     as a data set. The sheet shows slices drawn at random with a seed; from top to bottom the slice with the SSIM of its
     reconstruction, the reconstruction, and four times the absolute difference.
 
@@ -124,7 +125,8 @@ class ReconstructionWriter:
         paths: Sequence[str] = engine.state.batch["path"]  # type: ignore[index]
         for path, image, reconstruction in zip(paths, output["image"], output["reconstruction"], strict=True):
             if self.save_slices:
-                name = Path(path).relative_to(self.dataset_dir).with_suffix(".png")
+                name = Path(path).relative_to(self.dataset_dir).as_posix()
+                name += "" if name.lower().endswith(".png") else ".png"
                 write_png(self.output_dir / "reconstructions" / name, to_pixels(reconstruction))
             if self._seen in self._chosen:
                 self._columns.append(self._column(image, reconstruction))

@@ -213,7 +213,7 @@ class TrainingProgress:
         """Advance the bar."""
         if self._bar is not None:
             loss = engine.state.output["loss"]  # type: ignore[index]
-            self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {float(loss):.4f}", refresh=False)
+            self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {float(loss.detach()):.4f}", refresh=False)
             self._bar.update(min(1.0, self.schedule.progress(engine)) - self._bar.n)
 
     def report(self, engine: Engine) -> None:

@@ -122,19 +122,22 @@ class VQPriorInferer(Inferer):
             seed: seed of the run.
             labels: a class for each label of the network, for all samples; None where it has none or none is known.
             values: a number for each continuous condition, for all samples.
-            spatial_size: size of the grids; by default that of the network.
+            spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position of each tile, for a progress bar.
 
         Returns:
             (number of indices, *grid) int64.
 
         Raises:
-            ValueError: when an index or the seed is negative.
+            ValueError: when an index or the seed is negative, or the size is not the network's own.
         """
         wanted = list(indices)
         if seed < 0 or any(index < 0 for index in wanted):
             raise ValueError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
-        size = tuple(network.spatial_size if spatial_size is None else spatial_size)
+        own_size = getattr(network, "spatial_size", spatial_size)
+        if own_size is None or (spatial_size is not None and tuple(own_size) != tuple(spatial_size)):
+            raise ValueError(f"spatial_size must be that of the network, {own_size}, got {spatial_size}.")
+        size = tuple(own_size)
         network.eval()
         tiles = {
             tile: self._sample_tile(network, tile, seed, labels, values, size, on_position)

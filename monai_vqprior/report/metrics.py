@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +20,10 @@ from typing import Any
 import torch
 
 from monai_vqprior.data import SliceDataset
-from monai_vqprior.data.files import write_text
+from monai_vqprior.files import write_text
 from monai_vqprior.metrics import BRAIN_THRESHOLD, histogram_bits, ms_ssim_weights, position_histogram_bits
 
 __all__ = ["code_baselines", "summarize", "write_metrics"]
-
-logger = logging.getLogger(__name__)
 
 
 def code_baselines(train: torch.Tensor, test: torch.Tensor, num_embeddings: int) -> dict[str, float]:
@@ -77,10 +75,10 @@ def summarize(
         "subjects": dataset.num_subjects,
         "skipped": dataset.num_skipped,
         "spatial_size": list(dataset.spatial_size),
-        **{key: measured[key] for key in ("ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used")},
+        **{key: _number(measured[key]) for key in ("ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used")},
         "num_embeddings": num_embeddings,
         "perplexity": measured["perplexity"],
-        "bits_per_code": measured.get("bits_per_code"),
+        "bits_per_code": _number(measured.get("bits_per_code")),
         **code_bits,
         "ssim_definition": (
             "Wang et al. 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 0.01, K2 0.03, population covariance, "
@@ -89,7 +87,7 @@ def summarize(
             f"{scales} scales"
         ),
         "baselines": {
-            name: {key: values[key] for key in ("ssim", "ssim_brain")}
+            name: {key: _number(values[key]) for key in ("ssim", "ssim_brain")}
             for name, values in (("black", black), ("mean", mean))
         },
     }
@@ -103,21 +101,30 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
         path: the file to write.
         summary: what :func:`summarize` returns.
     """
-    write_text(path, json.dumps(summary, indent=2) + "\n")
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     black, mean = summary["baselines"]["black"], summary["baselines"]["mean"]
-    bits = summary["bits_per_code"]
+
+    def show(value: float | None, form: str = ".4f", missing: str = "undefined") -> str:
+        return missing if value is None else format(value, form)
+
     print(
         f"{summary['split']}: {summary['slices']} slices of {summary['subjects']} subjects\n"
-        f"  mean SSIM      {summary['ssim']:.4f}   (black image {black['ssim']:.4f}, mean image {mean['ssim']:.4f})\n"
-        f"  brain SSIM     {summary['ssim_brain']:.4f}   (black image {black['ssim_brain']:.4f}, mean image "
-        f"{mean['ssim_brain']:.4f})\n"
-        f"  MS-SSIM        {summary['ms_ssim']:.4f}\n"
-        f"  PSNR           {summary['psnr']:.2f} dB\n"
+        f"  mean SSIM      {show(summary['ssim'])}   (black image {show(black['ssim'])}, mean image "
+        f"{show(mean['ssim'])})\n"
+        f"  brain SSIM     {show(summary['ssim_brain'])}   (black image {show(black['ssim_brain'])}, mean image "
+        f"{show(mean['ssim_brain'])})\n"
+        f"  MS-SSIM        {show(summary['ms_ssim'])}\n"
+        f"  PSNR           {show(summary['psnr'], '.2f')} dB\n"
         f"  codes used     {summary['codes_used']} of {summary['num_embeddings']}, perplexity "
         f"{summary['perplexity']:.0f}\n"
-        f"  bits per code  {'no prior yet' if bits is None else f'{bits:.3f}'}   (histogram "
+        f"  bits per code  {show(summary['bits_per_code'], '.3f', 'no prior yet')}   (histogram "
         f"{summary['bits_per_code_histogram']:.3f}, histogram of each position "
         f"{summary['bits_per_code_position_histogram']:.3f})\n"
         f"  written to {path}",
         flush=True,
     )
+
+
+def _number(value: float | None) -> float | None:
+    """None for NaN and infinity, which JSON does not have: the brain SSIM of slices without a brain, say."""
+    return None if value is None or not math.isfinite(value) else value

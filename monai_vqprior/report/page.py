@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_vqprior.data.files import write_text
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import write_text
 
 __all__ = ["write_report"]
 
@@ -42,6 +42,9 @@ _ROWS = (
     ("bits_per_code_histogram", "bits a code under the histogram of the codes", "{:.3f}"),
     ("bits_per_code_position_histogram", "bits a code under the histogram of each position", "{:.3f}"),
 )
+
+# What is shown where a value is missing.
+_ABSENT = {"bits_per_code": "no prior yet"}
 
 _PICTURES = (
     (
@@ -93,11 +96,11 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
     rows = []
     for key, label, form in _ROWS:
         value = metrics[key]
-        shown = "no prior yet" if value is None else form.format(value)
+        shown = form.format(value) if value is not None else _ABSENT.get(key, "undefined")
         baselines = [
-            f'<td class="number">{form.format(metrics["baselines"][name][key])}</td>'
-            if key in metrics["baselines"][name]
-            else "<td></td>"
+            "<td></td>"
+            if metrics["baselines"][name].get(key) is None
+            else f'<td class="number">{form.format(metrics["baselines"][name][key])}</td>'
             for name in ("black", "mean")
         ]
         rows.append(f'<tr><td>{label}</td><td class="number">{shown}</td>{"".join(baselines)}</tr>')

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from monai_vqprior.data.files import atomic_path, write_png
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import atomic_path, write_png
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer
 
@@ -83,9 +83,11 @@ def write_samples(
     positions = len(tiles) * int(np.prod(prior.spatial_size))
     with tqdm(total=positions, desc="sampling", unit=" codes", leave=False) as bar:
         for first in tiles:
-            indices = range(first, min(first + inferer.tile_size, num_samples))
+            # Tiles are drawn whole, and decoded whole too: then no sample depends on how many there are.
+            indices = range(first, first + inferer.tile_size)
             grids = inferer.sample(prior, indices, seed, labels, values, on_position=lambda: bar.update())
-            for index, image in zip(indices, autoencoder.decode_samples(grids), strict=True):
+            images = autoencoder.decode_samples(grids)
+            for index, image in zip(indices[: num_samples - first], images, strict=False):
                 pixels = to_pixels(image)
                 write_png(folder / f"sample_{index:05d}.png", pixels)
                 if nifti:

@@ -167,7 +167,7 @@ class TestSliceDataset:
         def divide(image: torch.Tensor) -> float:
             return 1 / 0
 
-        with pytest.raises(Exception, match="division by zero|applying transform") as raised:
+        with pytest.raises(Exception, match=r"division by zero|applying transform") as raised:
             make(items, [LoadSliced("image"), Lambdad("image", divide)], skip_bad=True)
         assert not isinstance(raised.value, InputError)
 

@@ -182,7 +182,7 @@ class TestSplitSubjects:
         ],
     )
     def test_refuses_fractions_that_make_no_sense(self, fractions: dict[str, float]) -> None:
-        with pytest.raises(InputError, match="fractions must name train, validate, test and sum to 1, got {"):
+        with pytest.raises(InputError, match=r"fractions must name train, validate, test and sum to 1, got \{"):
             split_subjects(["a", "b", "c"], fractions)
 
     @pytest.mark.parametrize("subjects", [[], ["a"], ["a", "b"], ["a", "b", "b", "a"]])

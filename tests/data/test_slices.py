@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from PIL import Image
 
 from monai_vqprior.data.layout import SPLITS
-from monai_vqprior.data.slices import SliceFolder
+from monai_vqprior.data.slices import SliceFolder, subject_of_slice
 from monai_vqprior.errors import InputError
 
 REAL_SLICES = Path(__file__).resolve().parents[3] / "shared" / "data" / "oasis1_slices"
@@ -127,8 +127,8 @@ class TestPlainFolder:
         put(tmp_path, "b/1.png", "a/10.png", "a/9.png", "a/deep/1.png", "0.png")
         slices = SliceFolder(tmp_path, fractions={"train": 1.0})
         assert names_of(slices, "train") == ["0.png", "a/9.png", "a/10.png", "a/deep/1.png", "b/1.png"]
-        # Files of one name in two folders are two subjects.
-        assert [item["subject"] for item in slices.datalist("train")] == names_of(slices, "train")
+        # A folder of numbered slices is a subject; a file of its own is one too.
+        assert [item["subject"] for item in slices.datalist("train")] == ["0.png", "a", "a", "a/deep", "b"]
 
     def test_takes_images_of_any_case_and_nothing_hidden(self, tmp_path: Path) -> None:
         wanted = ["a.png", "b.PNG", "c.jpg", "d.JPEG", "e.tif", "f.TIFF", "g.nii.png"]
@@ -213,3 +213,19 @@ def test_the_oasis_slices() -> None:
         assert [item["index"] for item in items[split]] == list(range(32)) * (len(items[split]) // 32)
         with Image.open(items[split][0]["image"]) as image:
             assert (image.mode, image.size) == ("L", (128, 128))
+
+
+@pytest.mark.parametrize(
+    ("path", "subject"),
+    [
+        ("case_441_slice_0.nii.png", "case_441"),
+        ("OAS1_0061_MR2/slice_004.png", "OAS1_0061"),
+        ("sub-01/ses-02/anat_17.png", "sub-01"),
+        ("patient7/slice_003.png", "patient7"),
+        ("patient7/12.png", "patient7"),
+        ("slice_003.png", None),
+        ("healthy/kx81.png", None),
+    ],
+)
+def test_what_a_path_tells_of_the_subject(path: str, subject: str | None) -> None:
+    assert subject_of_slice(PurePath(path)) == subject

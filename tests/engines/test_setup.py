@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from monai_vqprior.engines import (
     check_output,
+    check_run,
     check_spatial_size,
     claim_run,
     mixed_precision,
@@ -186,10 +187,16 @@ class TestClaimRun:
         for name in [*existing, *others]:
             (run / name).parent.mkdir(parents=True, exist_ok=True)
             (run / name).write_text(name)
+        before = files_below(tmp_path)
         if refusal is None:
+            check_run(str(run / self.CKPT), run / self.LAST, overwrite, resume)
+            assert files_below(tmp_path) == before  # it only looks
+            assert run.exists() == bool(existing)
             claim_run(str(run), run / self.CKPT, run / self.LAST, overwrite, resume)
             assert (run / "models").is_dir()
         else:
+            with pytest.raises(InputError, match=refusal):
+                check_run(run / self.CKPT, run / self.LAST, overwrite, resume)
             with pytest.raises(InputError, match=refusal):
                 claim_run(run, run / self.CKPT, run / self.LAST, overwrite, resume)
             assert run.exists() == bool(existing)

@@ -197,6 +197,15 @@ class TestLastState:
             Training(tmp_path, make_validator(SCORES), max_epochs=max_epochs, resume=True).run()
         assert (tmp_path / "last.pt").read_bytes() == before
 
+    def test_what_its_objects_say_is_passed_on(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = CosineBudget(optimizer, max_minutes=1e-9)  # shorter than the training was
+        engine = Engine(lambda *_: None)
+        LastState(tmp_path / "last.pt", {"schedule": schedule}, resume=True).attach(engine)
+        with pytest.raises(AlreadyDoneError, match="the run has had its time"):
+            engine.run([None])
+
     def test_state_of_another_network(self, tmp_path: Path, make_validator: MakeValidator) -> None:
         Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
         with pytest.raises(InputError, match=r"last.pt does not fit this training .*resume with the settings"):

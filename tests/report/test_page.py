@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_vqprior.data.files import write_png
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import write_png
 from monai_vqprior.report import write_report
 
 

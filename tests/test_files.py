@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_vqprior.data.files import atomic_path, claim_output, write_png, write_text
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import atomic_path, claim_output, write_png, write_text
 
 
 def names_in(folder: Path) -> list[str]:
@@ -63,9 +63,14 @@ class TestAtomicPath:
         target = tmp_path / "a.txt"
         if before is not None:
             target.write_text(before)
-        with pytest.raises(type(error)), atomic_path(target) as temporary:
-            temporary.write_text("half")
-            raise error
+
+        def interrupted() -> None:
+            with atomic_path(target) as temporary:
+                temporary.write_text("half")
+                raise error
+
+        with pytest.raises(type(error)):
+            interrupted()
         assert names_in(tmp_path) == ([] if before is None else ["a.txt"])
         assert before is None or target.read_text() == before
 
