@@ -128,8 +128,9 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
 
     from monai.bundle import run
 
-    # MONAI would repeat the command line, key by key.
-    logging.getLogger("monai.bundle.scripts").setLevel(logging.WARNING)
+    # MONAI would repeat the command line, key by key, and tell which logging it uses.
+    for name in ("scripts", "workflows"):
+        logging.getLogger(f"monai.bundle.{name}").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # MONAI warns that a configuration can run code, whoever wrote it; this one is the package's or the user's own.
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -143,8 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
     copy.add_argument("--bundle", metavar="DIR", help="copy this bundle instead of the one in the package")
 
-    demo = add("demo", _demo, "everything on the phantom cohort, in some four minutes on two CPU cores")
+    demo = add("demo", _demo, "everything on the phantom cohort, in some four minutes on two CPU cores", bundle=False)
+    demo.add_argument("--bundle", metavar="DIR", help="use this bundle instead of the one in the package")
     demo.add_argument("--output_dir", default="output/demo", help="folder for the results (default: output/demo)")
+    demo.add_argument("--subjects", type=int, default=40, help="subjects of the phantom cohort (default: 40)")
+    demo.add_argument("--max_minutes", type=float, default=1.0, help="length of each training in minutes (default: 1)")
     demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
     return parser
 
@@ -323,13 +327,16 @@ def _demo(options: argparse.Namespace) -> None:
     from monai_vqprior.report import write_report
 
     output = Path(options.output_dir)
-    data = write_phantom(output / "phantom", subjects=40, size=128, overwrite=options.overwrite)
+    data = write_phantom(output / "phantom", subjects=options.subjects, size=128, overwrite=options.overwrite)
     common = {"output_dir": str(output.absolute()), "overwrite": options.overwrite}
     on_data = {**common, "dataset_dir": str(data.absolute())}
     small_prior = {"prior_channels": 64, "prior_layers": 8}
-    _run(options, _STAGES["vqvae"], **on_data, spatial_size=128, max_minutes=1.0)
-    _run(options, _STAGES["prior"], **on_data, **small_prior, max_minutes=1.0)
+    minutes = {"max_minutes": options.max_minutes}
+    _run(options, _STAGES["vqvae"], **on_data, **minutes, spatial_size=128)
+    _run(options, _STAGES["prior"], **on_data, **minutes, **small_prior)
     _run(options, _RECONSTRUCT, **on_data)
     _run(options, _SAMPLE, **common)
     _run(options, _EVALUATE, **on_data)
     write_report(output)
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    print(f"mean SSIM of the test split: {metrics['ssim']:.4f}")

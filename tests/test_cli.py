@@ -230,3 +230,15 @@ def test_phantom_prepare_and_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["bundle", "--output", str(tmp_path / "copy")]) == 0
     assert (tmp_path / "copy" / "configs" / "train.json").is_file()
     assert "is not empty" in fails(capsys, "bundle", "--output", tmp_path / "copy")
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo, as short as it gets: it ends with the mean SSIM of the test split."""
+    words = ["demo", "--output_dir", str(tmp_path / "demo"), "--subjects", "3", "--max_minutes", "0.02"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("$ python -m monai.bundle run") == 5
+    assert printed.splitlines()[-1].startswith("mean SSIM of the test split: 0.")
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"metrics.json", "reconstructions.png", "samples.png", "report.html", "samples", "reconstructions"} <= names
+    assert "--overwrite" in fails(capsys, *words)

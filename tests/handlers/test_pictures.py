@@ -149,7 +149,9 @@ class TestReconstructionWriter:
         assert joined.min() < 0
         for name, image in zip(NAMES, joined, strict=True):
             expected = np.rint(np.clip(image[0], 0, 1) * np.float32(255))
-            assert np.array_equal(read(tmp_path / "reconstructions" / (name if name.endswith(".png") else f"{name}.png")), expected)
+            assert np.array_equal(
+                read(tmp_path / "reconstructions" / (name if name.endswith(".png") else f"{name}.png")), expected
+            )
 
     @pytest.mark.parametrize(("wanted", "columns"), [(10, 5), (3, 3), (1, 1)])
     def test_sheet_shows_drawn_slices_above_their_reconstructions(
