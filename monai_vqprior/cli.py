@@ -87,44 +87,50 @@ def _parser() -> argparse.ArgumentParser:
     def add_run(name: str, function: Callable, summary: str, needs_data: bool = True) -> argparse.ArgumentParser:
         command = add(name, function, summary)
         if needs_data:
-            _option(command, "dataset_dir", "folder of the slices, or of keras_png_slices_{train,validate,test}", True)
-            _option(command, "skip_bad", "leave out and count slices that cannot be used", flag=True)
-        _option(command, "output_dir", "folder for the results (default: output)")
-        _option(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
-        _option(command, "overwrite", "replace the results of an earlier run", flag=True)
+            _option(
+                command,
+                "dataset_dir",
+                "folder of the slices, or of keras_png_slices_{train,validate,test}",
+                _path,
+                required=True,
+            )
+            _option(command, "skip_bad", "leave out and count slices that cannot be used", _boolean)
+        _option(command, "output_dir", "folder for the results (default: output)", _path)
+        _option(command, "spatial_size", "size of the slices (default: that of the training, or 256)", _size)
+        _option(command, "overwrite", "replace the results of an earlier run", _boolean)
         _option(command, "device", "cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-        _option(command, "seed", "seed of all random numbers (default: 0)")
+        _option(command, "seed", "seed of all random numbers (default: 0)", int)
         return command
 
     train = add_run("train", _train, "train the VQ-VAE, then the prior on its codes")
     train.add_argument(
         "--stage", choices=[*_STAGES, "both"], default="both", help="one of the two stages (default: both)"
     )
-    _option(train, "resume", "go on with the run in output_dir", flag=True)
-    _option(train, "max_epochs", "length of each stage in epochs (default: 30)")
-    _option(train, "max_minutes", "length of each stage in minutes instead")
-    _option(train, "val_interval", "epochs between validations (default: 1)")
-    _option(train, "early_stop", "validations without improvement after which to stop (default: never)")
-    _option(train, "amp", "mixed precision where the hardware has it (default: True)")
-    _option(train, "ckpt", "weights of the VQ-VAE that the prior is trained on")
+    _option(train, "resume", "go on with the run in output_dir", _boolean)
+    _option(train, "max_epochs", "length of each stage in epochs (default: 30)", int)
+    _option(train, "max_minutes", "length of each stage in minutes instead", float)
+    _option(train, "val_interval", "epochs between validations (default: 1)", int)
+    _option(train, "early_stop", "validations without improvement after which to stop (default: never)", int)
+    _option(train, "amp", "mixed precision where the hardware has it (default: True)", _boolean)
+    _option(train, "ckpt", "weights of the VQ-VAE that the prior is trained on", _path)
 
     evaluate = add_run("evaluate", _evaluate, "measure SSIM, PSNR, codebook usage and bits per code: metrics.json")
     _option(evaluate, "split", "train, validate, test or all (default: test)")
-    _option(evaluate, "ckpt", "weights of the VQ-VAE")
-    _option(evaluate, "ckpt_prior", "weights of the prior")
+    _option(evaluate, "ckpt", "weights of the VQ-VAE", _path)
+    _option(evaluate, "ckpt_prior", "weights of the prior", _path)
 
     reconstruct = add_run("reconstruct", _reconstruct, "reconstruct slices: PNG files and a sheet beside the originals")
     _option(reconstruct, "split", "train, validate, test or all (default: test)")
-    _option(reconstruct, "num_pictures", "slices on the sheet (default: 10)")
-    _option(reconstruct, "ckpt", "weights of the VQ-VAE")
+    _option(reconstruct, "num_pictures", "slices on the sheet (default: 10)", int)
+    _option(reconstruct, "ckpt", "weights of the VQ-VAE", _path)
 
     sample = add_run("sample", _sample, "draw new slices: PNG files and a contact sheet", needs_data=False)
-    _option(sample, "num_samples", "how many (default: 10)")
-    _option(sample, "temperature", "below 1: more typical, less diverse (default: 1)")
-    _option(sample, "top_k", "draw from the k most probable codes only (default: all)")
-    _option(sample, "nifti", "write NIfTI files too", flag=True)
-    _option(sample, "ckpt", "weights of the VQ-VAE")
-    _option(sample, "ckpt_prior", "weights of the prior")
+    _option(sample, "num_samples", "how many (default: 10)", int)
+    _option(sample, "temperature", "below 1: more typical, less diverse (default: 1)", float)
+    _option(sample, "top_k", "draw from the k most probable codes only (default: all)", int)
+    _option(sample, "nifti", "write NIfTI files too", _boolean)
+    _option(sample, "ckpt", "weights of the VQ-VAE", _path)
+    _option(sample, "ckpt_prior", "weights of the prior", _path)
 
     report = add("report", _report, "gather metrics and pictures of a run on one page: report.html", bundle=False)
     report.add_argument("--output_dir", default="output", help="folder of the run (default: output)")
@@ -153,19 +159,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _option(command: argparse.ArgumentParser, key: str, text: str, required: bool = False, flag: bool = False) -> None:
+def _option(
+    command: argparse.ArgumentParser,
+    key: str,
+    text: str,
+    kind: Callable[[str], Any] = str,
+    required: bool = False,
+) -> None:
     """An option that is an override of a configuration key; without it the configuration's own value holds."""
     # A flag may stand alone or have a value, as on MONAI's command line.
+    flag = kind is _boolean
     form: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "BOOL"} if flag else {"metavar": key.upper()}
+    name = f"override.{key}"
     command.add_argument(
-        f"--{key}",
-        dest=f"override.{key}",
-        default=argparse.SUPPRESS,
-        type=_literal,
-        required=required,
-        help=text,
-        **form,
+        f"--{key}", dest=name, default=argparse.SUPPRESS, type=kind, required=required, help=text, **form
     )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def _size(text: str) -> int | list[int]:
+    """One side for both, such as 128, or height and width, such as [160,128]."""
+    size = _literal(text)
+    sides = list(size) if isinstance(size, (list, tuple)) and len(size) == 2 else [size]
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: give 128, or [160,128] for height and width")
+    return sides if len(sides) == 2 else sides[0]
+
+
+def _path(text: str) -> str:
+    return str(Path(text).expanduser())
 
 
 def _add_prepare(command: argparse.ArgumentParser) -> None:

@@ -136,6 +136,8 @@ def test_evaluate_without_a_prior(run: Path, phantom: Path, tmp_path: Path, caps
         (["--device", "gpu"], "'gpu' is not a device"),
         (["--num_embeddings", "1"], "num_embeddings must be at least 2, got 1"),
         (["--max_minutes", "-1"], "max_minutes must be positive, got -1"),
+        (["--max_epochs", "0"], "max_epochs must be a whole number of at least 1, got 0"),
+        (["--batch_size", "0.5"], "batch_size must be a whole number of at least 1, got 0.5"),
         (["--bundle", "/no/such/bundle"], "/no/such/bundle is not a bundle"),
         (["stray"], "'stray' belongs to no option"),
     ],
@@ -146,6 +148,14 @@ def test_wrong_options_of_train(
     output = tmp_path / "run"
     assert named in fails(capsys, "train", "--dataset_dir", phantom, "--output_dir", output, *QUICK, *words)
     assert not list(output.rglob("*.pt"))
+
+
+@pytest.mark.parametrize("words", [["--max_minutes", "four"], ["--spatial_size", "big"], ["--skip_bad", "maybe"]])
+def test_options_of_the_wrong_kind(words: list[str], phantom: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--dataset_dir", str(phantom), *words])
+    assert stop.value.code == 2
+    assert repr(words[1]) in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_bad_slices(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

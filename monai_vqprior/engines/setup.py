@@ -23,6 +23,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_text
 
 __all__ = [
+    "check_counts",
     "check_output",
     "check_run",
     "check_spatial_size",
@@ -80,6 +81,21 @@ def mixed_precision(device: str | torch.device, wanted: bool = True) -> torch.dt
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
     return torch.bfloat16 if has_bfloat16 else None
+
+
+def check_counts(**counts: int) -> None:
+    """
+    Refuse numbers of things that are not whole numbers of at least 1.
+
+    Args:
+        counts: the numbers, by the names of their options.
+
+    Raises:
+        InputError: with the first that is wrong.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
 def check_spatial_size(spatial_size: int | Sequence[int], stride: int) -> None:

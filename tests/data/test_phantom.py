@@ -64,7 +64,7 @@ def write_small(folder: Path, **arguments: Any) -> Path:
 class TestPhantomSlice:
     def test_same_numbers_draw_the_same_bytes(self) -> None:
         first = phantom_slice(subject=2, index=5, size=64, seed=3)
-        phantom._subject.cache_clear()
+        phantom.subject_anatomy.cache_clear()
         phantom_slice(subject=1, index=0, size=64, seed=3)
         again = phantom_slice(subject=2, index=5, size=64, seed=3)
         assert first.image.tobytes() == again.image.tobytes()
@@ -90,8 +90,8 @@ class TestPhantomSlice:
     def test_noise_is_not_shared_by_subjects(self) -> None:
         residuals = []
         for subject in (0, 1):
-            anatomy = phantom._subject(0, subject)
-            signal, _ = phantom._render(anatomy, 0.5, 128)
+            anatomy = phantom.subject_anatomy(0, subject)
+            signal, _ = phantom.render(anatomy, 0.5, 128)
             noisy = phantom_slice(subject, index=1, num_slices=3, size=128).image
             white = labeled(phantom_slice(subject, index=1, num_slices=3, size=128).labels, "white_matter")
             residuals.append(np.where(white, noisy - signal, 0) / anatomy.noise)

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_vqprior.engines import (
+    check_counts,
     check_output,
     check_run,
     check_spatial_size,
@@ -235,3 +236,10 @@ class TestWriteSettings:
         with pytest.raises(TypeError):
             write_settings(tmp_path / "settings.json", {"device": torch.device("cpu")})
         assert json.loads((tmp_path / "settings.json").read_text()) == {"spatial_size": 128}
+
+
+@pytest.mark.parametrize("value", [0, -3, 0.5, True, "4", None])
+def test_check_counts_refuses_what_is_no_count(value: object) -> None:
+    check_counts(batch_size=1, max_epochs=10**6)
+    with pytest.raises(InputError, match="batch_size must be a whole number of at least 1"):
+        check_counts(max_epochs=1, batch_size=value)  # type: ignore[arg-type]
