@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import shlex
 import shutil
@@ -78,11 +77,10 @@ def saved_settings(folders: Sequence[str | Path], config: Mapping[str, Any]) -> 
     for folder in folders:
         path = Path(folder) / "settings.json"
         if path.is_file():
-            try:
-                settings = json.loads(path.read_text(encoding="utf-8"))
-                return {key: value for key, value in settings.items() if key in config and config[key] != value}
-            except (ValueError, AttributeError) as error:
-                raise InputError(f"{path} cannot be read ({error}): mend it or remove it.") from error
+            from monai_vqprior.engines import read_settings
+
+            settings = read_settings(path)
+            return {key: value for key, value in settings.items() if key in config and config[key] != value}
     return {}
 
 

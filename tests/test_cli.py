@@ -77,6 +77,12 @@ def test_later_commands_know_the_settings(
     assert rebuilt == test
 
 
+def test_damaged_settings_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = shutil.copytree(run, tmp_path / "run")
+    (output / "models" / "settings.json").write_text('{"spatial_size": 3')
+    assert "settings.json cannot be read" in fails(capsys, "sample", "--output_dir", output)
+
+
 def test_results_are_not_replaced_unless_asked(
     run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ where a pixel is after a move toward the nearest brain surface, so the folds run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -20,6 +20,7 @@ from monai_vqprior.engines.setup import (
     check_spatial_size,
     claim_run,
     mixed_precision,
+    read_settings,
     select_device,
     write_settings,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "load_weights",
     "mixed_precision",
     "read_checkpoint",
+    "read_settings",
     "select_device",
     "unwrap",
     "write_settings",

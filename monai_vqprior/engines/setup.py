@@ -29,6 +29,7 @@ __all__ = [
     "check_spatial_size",
     "claim_run",
     "mixed_precision",
+    "read_settings",
     "select_device",
     "write_settings",
 ]
@@ -209,7 +210,22 @@ def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) ->
     Args:
         path: JSON file to write; settings of an earlier stage that are not named here are kept.
         settings: values of top-level configuration keys.
+
+    Raises:
+        InputError: when there is a file that cannot be read.
     """
-    path = Path(path)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = read_settings(path) if Path(path).is_file() else {}
     write_text(path, json.dumps({**before, **settings}, indent=2) + "\n")
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """
+    Read what :func:`write_settings` wrote.
+
+    Raises:
+        InputError: when the file cannot be read.
+    """
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): mend it or remove it.") from error
