@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
 from monai_vqprior.data.phantom import PHANTOM_LABELS, PhantomSlice, phantom_slice, write_phantom
+from monai_vqprior.data.prepare import PrepareSummary, prepare_volumes, read_subject_table
 from monai_vqprior.data.slices import SliceFolder
-from monai_vqprior.data.volumes import PrepareSummary, find_volumes, load_volume, prepare_volumes, volume_slices
+from monai_vqprior.data.volumes import find_volumes, load_volume, volume_slices
 
 __all__ = [
     "PHANTOM_LABELS",
@@ -28,6 +29,7 @@ __all__ = [
     "mean_image",
     "phantom_slice",
     "prepare_volumes",
+    "read_subject_table",
     "volume_slices",
     "write_phantom",
 ]

@@ -24,16 +24,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from monai_vqprior.data import volumes
-from monai_vqprior.data.volumes import (
-    find_volumes,
-    load_volume,
-    prepare_volumes,
-    read_subject_table,
-    session_of,
-    subject_of,
-    volume_slices,
-)
+from monai_vqprior.data import prepare
+from monai_vqprior.data.prepare import prepare_volumes, read_subject_table
+from monai_vqprior.data.volumes import find_volumes, load_volume, session_of, subject_of, volume_slices
 from monai_vqprior.errors import InputError
 
 RAS = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -638,7 +631,7 @@ class TestBadInputToPrepare:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_bytes(b"")
 
-        monkeypatch.setattr(volumes, "write_png", write_some)
+        monkeypatch.setattr(prepare, "write_png", write_some)
         (tmp_path / "out").mkdir()
         with pytest.raises(error):
             prepare_volumes(bids, tmp_path / "out", **SMALL)
