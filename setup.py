@@ -52,7 +52,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-cov", "hypothesis", "setuptools>=77"],
+        "test": ["pytest", "pytest-cov", "hypothesis", "einops", "setuptools>=77"],
         "check": ["ruff", "mypy", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["vqprior=monai_vqprior.cli:main"]},
