@@ -362,8 +362,8 @@ def _demo(options: argparse.Namespace) -> None:
     data = write_phantom(output / "phantom", subjects=options.subjects, size=128, overwrite=options.overwrite)
     common = {"output_dir": str(output.absolute()), "overwrite": options.overwrite}
     on_data = {**common, "dataset_dir": str(data.absolute())}
-    # In so short a time the prior learns more in many small steps, and needs more of it than the VQ-VAE.
-    small_prior = {"prior_layers": 8, "batch_size": 2, "max_minutes": 2.25 * options.max_minutes}
+    # The prior needs more of a short time than the VQ-VAE.
+    small_prior = {"prior_layers": 8, "max_minutes": 2.25 * options.max_minutes}
     _run(options, _STAGES["vqvae"], **on_data, spatial_size=128, max_minutes=options.max_minutes)
     _run(options, _STAGES["prior"], **on_data, **small_prior)
     _run(options, _RECONSTRUCT, **on_data)
