@@ -82,22 +82,6 @@ def test_network_definitions_agree() -> None:
     assert set(train["settings"]) == {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim"}
 
 
-@pytest.mark.parametrize("workflow_type", ["train", "inference"])
-def test_zoo_properties(workflow_type: str, phantom: Path) -> None:
-    workflow = create_workflow(
-        config_file=config_files(workflow_type),
-        workflow_type=workflow_type,
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        dataset_dir=str(phantom),
-        initialize=[],
-        **SMALL,
-    )
-    assert workflow.check_properties() == []
-    assert workflow.dataset_dir == str(phantom)
-
-
 @pytest.fixture(scope="module")
 def trained(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stages by MONAI's command alone, from another directory; the folder of the run is ``output`` there."""
@@ -106,6 +90,28 @@ def trained(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     printed = monai_run("train_prior", cwd, dataset_dir=phantom, max_epochs=1, **SMALL, **SMALL_PRIOR)
     assert "validation bits per code to beat: bits_per_code_histogram" in printed
     return cwd / "output"
+
+
+@pytest.mark.parametrize("workflow_type", ["train", "inference"])
+def test_zoo_properties(workflow_type: str, trained: Path, phantom: Path) -> None:
+    workflow = create_workflow(
+        config_file=config_files(workflow_type),
+        workflow_type=workflow_type,
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(phantom),
+        models_dir=str(trained / "models"),
+        initialize=[],
+        **SMALL,
+    )
+    assert workflow.check_properties() == []
+    assert workflow.dataset_dir == str(phantom)
+    if workflow_type == "train":
+        assert workflow.max_epochs == 30
+        workflow.max_epochs = 1
+        workflow.initialize()
+        assert workflow.trainer.state.max_epochs == 1
 
 
 def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
@@ -168,17 +174,17 @@ def test_fifteen_lines_without_the_bundle(phantom: Path) -> None:
 
 
 def test_real_slices(oasis: Path, tmp_path: Path) -> None:
-    """A few steps on real slices of 128 x 128: the loss falls far below that of a black image."""
+    """A few steps on real slices of 128 x 128: better already than the mean image, whose SSIM is 0.55."""
     data = tmp_path / "data"
-    for split, number in (("train", 64), ("validate", 8)):
+    for split, number in (("train", 96), ("validate", 8)):
         folder = f"keras_png_slices_{split}"
         (data / folder).mkdir(parents=True)
         for path in sorted((oasis / folder).iterdir())[:number]:
             (data / folder / path.name).symlink_to(path)
-    changes = {**SMALL, "spatial_size": 128, "channels": [16], "num_embeddings": 64}
+    changes = {**SMALL, "spatial_size": 128, "channels": [32], "num_embeddings": 64}
     workflow = create_workflow(
         config_file=config_files("train"), workflow_type="train", logging_file=False, bundle_root=str(BUNDLE),
-        dataset_dir=str(data), output_dir=str(tmp_path / "out"), max_epochs=2, **changes,
+        dataset_dir=str(data), output_dir=str(tmp_path / "out"), max_epochs=3, **changes,
     )  # fmt: skip
     workflow.run()
     evaluator = workflow.parser.get_parsed_content("validate#evaluator")
