@@ -42,9 +42,9 @@ def bundle_root(given: str | None = None) -> Path:
     return inside if inside.is_dir() else package.parent / "bundle"  # a checkout
 
 
-def copy_bundle(output: str, given: str | None = None) -> Path:
+def copy_bundle(output: str, given: str | None = None, overwrite: bool = False) -> Path:
     """Copy the bundle to a new or empty folder, to edit it or to share it, and return the folder."""
-    target = claim_output(output, what="bundle")
+    target = claim_output(output, overwrite, what="bundle")
     leave = shutil.ignore_patterns("__pycache__", "*.py", ".*")
     shutil.copytree(bundle_root(given), target, dirs_exist_ok=True, ignore=leave)
     return target

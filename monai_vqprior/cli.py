@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         options.function(options)
     except KeyboardInterrupt:
-        print("\nvqprior: interrupted", file=sys.stderr)
+        print("\nvqprior: interrupted (a training goes on with --resume)", file=sys.stderr)
         return 130
     except Exception as error:
         wrong = input_error_in(error)
@@ -149,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     copy = add("bundle", _bundle, "copy the bundle out, to edit it or to share it", bundle=False)
     copy.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
     copy.add_argument("--bundle", metavar="DIR", help="copy this bundle instead of the one in the package")
+    copy.add_argument("--overwrite", action="store_true", help="copy over what is in the folder")
 
     demo = add("demo", _demo, "everything on the phantom cohort, in some four minutes on two CPU cores", bundle=False)
     demo.add_argument("--bundle", metavar="DIR", help="use this bundle instead of the one in the package")
@@ -262,7 +263,9 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
     if "output_dir" in given:
         given["output_dir"] = str(Path(str(given["output_dir"])).absolute())
     config = load_configs(root, names)
-    settings = {} if names == _STAGES["vqvae"] else saved_settings(places, config)
+    # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.
+    new = names == _STAGES["vqvae"] and not given.get("resume")
+    settings = {} if new else saved_settings(places, config)
     if options.command in ("train", "demo"):
         # What only the other stage knows is meant for it alone.
         known = load_configs(root, _STAGES["prior"])
@@ -277,12 +280,14 @@ def _top(key: str) -> str:
 
 def _train(options: argparse.Namespace) -> None:
     stages = list(_STAGES) if options.stage == "both" else [options.stage]
-    output_dir = Path(getattr(options, "override.output_dir", "output"))
+    models = Path(getattr(options, "override.output_dir", "output")) / "models"
+    resume = len(stages) > 1 and getattr(options, "override.resume", False)
+    begun = {stage: (models / f"{stage}_last.pt").is_file() for stage in stages}
+    if resume and not any(begun.values()):
+        raise InputError(f"there is nothing to resume: {models} holds no run.")
     for stage in stages:
-        changes = {}
-        if len(stages) > 1 and getattr(options, "override.resume", False):
-            # Stage by stage: one that was never begun starts, one that is done is left alone.
-            changes["resume"] = (output_dir / "models" / f"{stage}_last.pt").is_file()
+        # Stage by stage: one that was never begun starts, one that is done is left alone.
+        changes = {"resume": begun[stage]} if resume else {}
         try:
             _run(options, _STAGES[stage], **changes)
         except Exception as error:
@@ -350,7 +355,7 @@ def _phantom(options: argparse.Namespace) -> None:
 
 
 def _bundle(options: argparse.Namespace) -> None:
-    print(f"bundle copied to {copy_bundle(options.output, options.bundle)}")
+    print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")
 
 
 def _demo(options: argparse.Namespace) -> None:

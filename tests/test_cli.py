@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -258,3 +259,28 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"metrics.json", "reconstructions.png", "samples.png", "report.html", "samples", "reconstructions"} <= names
     assert "--overwrite" in fails(capsys, *words)
+
+
+def test_resume_knows_the_settings_and_wants_a_run(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--dataset_dir", phantom, "--device", "cpu", "--resume"]
+    assert "there is nothing to resume" in fails(capsys, *words, "--output_dir", tmp_path / "none")
+    output = shutil.copytree(run, tmp_path / "run")
+    again = [*words, "--output_dir", output, "--stage", "vqvae", "--max_epochs", 2, "--amp", "false"]
+    assert main([str(word) for word in again]) == 0
+    assert "--spatial_size 32" in capsys.readouterr().out
+
+
+def test_a_prior_that_has_learned_nothing_is_called_so(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = shutil.copytree(run, tmp_path / "run")
+    weights = torch.load(output / "models" / "prior.pt", weights_only=True)
+    torch.save({key: torch.full_like(value, 9.0) for key, value in weights.items()}, output / "models" / "prior.pt")
+    words = ["evaluate", "--dataset_dir", str(phantom), "--output_dir", str(output), "--device", "cpu"]
+    assert main(words) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    worse = metrics["bits_per_code"] >= metrics["bits_per_code_position_histogram"]
+    assert worse == ("train it longer" in capsys.readouterr().out)
+    assert worse

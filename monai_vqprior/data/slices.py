@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_text
 
 __all__ = ["IMAGE_SUFFIXES", "SliceFolder"]
+
+logger = logging.getLogger(__name__)
 
 #: suffixes of the slices that a folder is searched for, in lower case.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -133,6 +136,13 @@ class SliceFolder:
                 raise InputError(f"{self.dataset_dir} holds no slices ({', '.join(IMAGE_SUFFIXES)}).")
             subjects = split_subjects([item["subject"] for item in items], self.fractions, self.seed)
             split_of = {subject: split for split, names in subjects.items() for subject in names}
+            if len(subjects_named := {item["subject"] for item in items}) == len(items):
+                logger.warning(
+                    "the names of the %d slices in %s tell no subject: they are split by file, and a subject may be in "
+                    "two splits",
+                    len(subjects_named),
+                    self.dataset_dir,
+                )
             self._dealt = {split: [] for split in SPLITS}
             for item in items:
                 self._dealt[split_of[item["subject"]]].append(item)

@@ -79,7 +79,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything, KeyError for plain text
-        raise InputError(f"{path} cannot be read as a checkpoint ({_first_line(error)}).") from error
+        # Torch's own message advises to run whatever code the file holds.
+        raise InputError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network.")
     return dict(content)
@@ -127,7 +128,3 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 def _shape(value: Any) -> tuple[int, ...] | str:
     """Shape of a tensor; for what is no tensor the name of its type."""
     return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

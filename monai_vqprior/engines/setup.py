@@ -193,7 +193,7 @@ def claim_run(
     try:
         for folder in (Path(output_dir), *(path.parent for path in files)):
             folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise InputError(f"{error.filename} cannot be made ({error.strerror}): give another --output_dir.") from error
     if overwrite:
         for path in files:

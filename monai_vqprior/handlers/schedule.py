@@ -200,7 +200,7 @@ class TrainingProgress:
         if idist.get_rank() != 0:
             return
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=10), self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.finish)
         self.validator.add_event_handler(Events.COMPLETED, self.report)
 

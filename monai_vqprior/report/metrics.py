@@ -120,9 +120,18 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
         f"  bits per code  {show(summary['bits_per_code'], '.3f', 'no prior yet')}   (histogram "
         f"{summary['bits_per_code_histogram']:.3f}, histogram of each position "
         f"{summary['bits_per_code_position_histogram']:.3f})\n"
+        f"{_verdict(summary)}"
         f"  written to {path}",
         flush=True,
     )
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    """A line about a prior that has learned less than where codes are, or none."""
+    bits = summary["bits_per_code"]
+    if bits is None or bits < summary["bits_per_code_position_histogram"]:
+        return ""
+    return "  the prior is worse than the histogram of each position, its samples will be noise: train it longer\n"
 
 
 def _number(value: float | None) -> float | None:

@@ -141,11 +141,9 @@ class TestTrainingProgress:
 
         monkeypatch.setattr(tqdm, "update", spy)
         self.run(make_validator([0.5] * 6))
-        assert shown == [
-            (pytest.approx(9 / 24), "epoch 3, loss 0.2500"),  # after iteration 10 of 24
-            (pytest.approx(19 / 24), "epoch 5, loss 0.2500"),
-            (pytest.approx(1), "epoch 5, loss 0.2500"),
-        ]
+        # 6 epochs of 4 iterations: what was done before each, and the end.
+        expected = [(pytest.approx(i / 24), f"epoch {i // 4 + 1}, loss 0.2500") for i in range(24)]
+        assert shown == [*expected, (pytest.approx(1), "epoch 6, loss 0.2500")]
 
     def test_only_process_0_shows_anything(
         self, make_validator: MakeValidator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
