@@ -62,7 +62,7 @@ def ssim_map(
 
     The mean over the map is what :class:`monai.metrics.SSIMMetric` reports and scikit-image's
     ``structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)``. The Gaussian window is
-    separable, and one axis of it is a small matrix product, which a CPU does some twenty times as fast as the
+    separable, and one axis of it is a small matrix product, which a CPU does more than ten times as fast as the
     11 x 11 convolution of one channel, forward and backward; ``benchmarks/ssim.py`` measures it.
 
     Args:

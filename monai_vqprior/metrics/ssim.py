@@ -32,7 +32,7 @@ class MaskedSSIMMetric(RegressionMetric):
     """
     SSIM over whole images, or over the windows that are centered on the object.
 
-    Without a threshold it is :class:`monai.metrics.SSIMMetric` with its default window, computed some twenty times as
+    Without a threshold it is :class:`monai.metrics.SSIMMetric` with its default window, computed more than ten times as
     fast on a CPU. With one, the mean is over the windows whose center pixel is brighter in the target: half of a brain
     slice is black, and a black image reaches an SSIM of 0.32 on it, but of 0.001 over its brain.
 
