@@ -152,7 +152,6 @@ class AutoencoderVQ(nn.Module):
                 f"{num_decoder_blocks}."
             )
         self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
         self.use_checkpointing = use_checkpointing
         quantizer: Any = EMACodebook() if codebook is None else codebook
         self.codebook = quantizer
