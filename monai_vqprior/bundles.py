@@ -80,8 +80,20 @@ def saved_settings(folders: Sequence[str | Path], config: Mapping[str, Any]) -> 
             from monai_vqprior.engines import read_settings
 
             settings = read_settings(path)
-            return {key: value for key, value in settings.items() if key in config and config[key] != value}
+            told = {**config, **settings}
+            return {
+                key: value for key, value in settings.items() if key in config and _value(config[key], told) != value
+            }
     return {}
+
+
+def _value(item: Any, config: Mapping[str, Any]) -> Any:
+    """An item of a configuration with plain references to top-level keys replaced by their values."""
+    if isinstance(item, dict):
+        return {key: _value(value, config) for key, value in item.items()}
+    if isinstance(item, str) and item.startswith("@"):
+        return config.get(item[1:], item)
+    return item
 
 
 def check_keys(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> None:

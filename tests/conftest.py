@@ -11,6 +11,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,31 @@ def oasis() -> Path:
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 8 subjects of 4 slices of 32 x 32 pixels on disk."""
     return write_phantom(tmp_path_factory.mktemp("data") / "phantom", 8, num_slices=4, size=32, progress=False)
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """
+    Runs a test file as a program in two processes, with a rank (0 or 1) and a folder as its arguments, and returns the
+    folder, which holds what the processes have written.
+    """
+
+    def launch(program: str) -> Path:
+        folder = tmp_path_factory.mktemp("two_processes")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        runs = [
+            subprocess.Popen(
+                [sys.executable, program, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+            )
+            for rank in range(2)
+        ]
+        try:
+            errors = [run.communicate(timeout=120)[1] for run in runs]
+        finally:
+            for run in runs:
+                run.kill()
+                run.communicate()
+        assert [run.returncode for run in runs] == [0, 0], "\n".join(errors)
+        return folder
+
+    return launch

@@ -69,7 +69,10 @@ def monai_run(stack: str, cwd: Path, **overrides: Any) -> str:
 def test_network_definitions_agree() -> None:
     """What training builds, inference rebuilds: the definitions and the values that they refer to."""
     train, inference = parser("train"), parser("inference")
-    for key in ("network_def", "stride", "channels", "patch_size", "num_embeddings", "embedding_dim", "spatial_size"):
+    definition = dict(train["network_def"])
+    assert definition.pop("background") == "@background"  # of no use after training
+    assert definition == inference["network_def"]
+    for key in ("codebook", "stride", "channels", "patch_size", "num_embeddings", "embedding_dim", "spatial_size"):
         assert train[key] == inference[key], key
     assert train["train"]["preprocessing"] == inference["preprocessing"]
     prior, sample = parser("train_prior"), parser("sample")
@@ -79,7 +82,8 @@ def test_network_definitions_agree() -> None:
     for key in ("prior_channels", "prior_layers", "prior_kernel_size"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
-    assert set(train["settings"]) == {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim"}
+    rebuilt = {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim", "codebook"}
+    assert set(train["settings"]) == rebuilt
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,10 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
     assert json.loads((trained / "models" / "settings.json").read_text()) == {
         **{key: SMALL[key] for key in ("spatial_size", "channels", "num_embeddings", "embedding_dim")},
         "patch_size": 4,
+        "codebook": {
+            **parser("train")["codebook"],
+            **{key: SMALL[key] for key in ("num_embeddings", "embedding_dim")},
+        },
         **SMALL_PRIOR,
     }
     rows = (trained / "splits.csv").read_text().splitlines()

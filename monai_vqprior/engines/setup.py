@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,10 +26,12 @@ from monai_vqprior.files import write_text
 
 __all__ = [
     "check_counts",
+    "check_num_embeddings",
     "check_output",
     "check_run",
     "check_spatial_size",
     "claim_run",
+    "component_config",
     "mixed_precision",
     "read_settings",
     "select_device",
@@ -198,6 +202,42 @@ def claim_run(
     if overwrite:
         for path in files:
             path.unlink(missing_ok=True)
+
+
+def component_config(component: Any) -> dict[str, Any]:
+    """
+    The configuration that builds a component like this one, for :func:`write_settings`.
+
+    Args:
+        component: an object that keeps the arguments it was made with as attributes of their names.
+
+    Returns:
+        its ``_target_``, by the shortest path, and its arguments. Those that JSON has no word for, such as objects, are
+        left out.
+    """
+    kind = type(component)
+    package = kind.__module__.rpartition(".")[0]
+    exported = package and getattr(importlib.import_module(package), kind.__name__, None) is kind
+    config: dict[str, Any] = {"_target_": f"{package if exported else kind.__module__}.{kind.__qualname__}"}
+    for name in inspect.signature(kind).parameters:
+        value = getattr(component, name, None)
+        if isinstance(value, (bool, int, float, str, list)):
+            config[name] = value
+    return config
+
+
+def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:
+    """
+    Check that a codebook has as many codes as metrics and prior are told.
+
+    Raises:
+        InputError: when it has not.
+    """
+    if codebook.num_embeddings != num_embeddings:
+        raise InputError(
+            f"the codebook has {codebook.num_embeddings} codes, but num_embeddings is {num_embeddings}: pass "
+            f"--num_embeddings {codebook.num_embeddings}."
+        )
 
 
 def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

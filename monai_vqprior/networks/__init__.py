@@ -13,7 +13,20 @@ from __future__ import annotations
 
 from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
-from monai_vqprior.networks.codebook import EMACodebook
+from monai_vqprior.networks.codebook import CosineCodebook, EMACodebook
+from monai_vqprior.networks.fsq import FSQCodebook
+from monai_vqprior.networks.gradients import RotationTrick, StraightThrough
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 
-__all__ = ["AutoencoderVQ", "CausalConv", "EMACodebook", "GatedLayer", "GatedPixelCNN", "PreactivationBlock"]
+__all__ = [
+    "AutoencoderVQ",
+    "CausalConv",
+    "CosineCodebook",
+    "EMACodebook",
+    "FSQCodebook",
+    "GatedLayer",
+    "GatedPixelCNN",
+    "PreactivationBlock",
+    "RotationTrick",
+    "StraightThrough",
+]

@@ -18,8 +18,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from monai.networks.layers.factories import Conv
+from monai.networks.layers.factories import Conv, Pool
 from monai.networks.utils import pixelshuffle, pixelunshuffle
+from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.codebook import EMACodebook
@@ -59,6 +60,31 @@ class PreactivationBlock(nn.Module):
         """(B, C, *spatial) -> (B, C, *spatial)."""
         y = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(self.dropout(F.silu(self.norm2(y))))
+
+
+class GlobalContext(nn.Module):
+    """
+    Adds to every position the same vector, made by two linear layers from the mean over all positions: the global
+    context block of Cao et al., "GCNet: non-local networks meet squeeze-excitation networks and beyond" (2019),
+    https://arxiv.org/abs/1904.11492, with a plain mean in place of the attention.
+
+    The last layer starts at zero, so that the block starts as the identity.
+
+    Args:
+        channels: channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, channels)
+        self.linear2 = nn.Linear(channels, channels)
+        nn.init.zeros_(self.linear2.weight)
+        nn.init.zeros_(self.linear2.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, *spatial) -> (B, C, *spatial)."""
+        context = self.linear2(F.silu(self.linear1(x.flatten(2).mean(2))))  # (B, C)
+        return x + context.view(context.shape + (1,) * (x.dim() - 2))
 
 
 class FoldDown(nn.Module):
@@ -109,15 +135,20 @@ class AutoencoderVQ(nn.Module):
         out_channels: channels of the reconstruction.
         channels: width of each level; the first works at 1/``patch_size`` of the image's resolution, each further one
             at half of the level before.
-        num_encoder_blocks: residual blocks on each level of the encoder.
-        num_decoder_blocks: residual blocks on each level of the decoder.
+        num_encoder_blocks: residual blocks on each level of the encoder: a number for all, or one for each of
+            ``channels``.
+        num_decoder_blocks: residual blocks on each level of the decoder, in the order of ``channels`` too.
         patch_size: side of the patches that the first convolution sees as channels.
-        codebook: the quantizer, an :class:`~monai_vqprior.networks.EMACodebook` of 512 codes of length 8 by default.
+        codebook: the quantizer: an :class:`~monai_vqprior.networks.EMACodebook` of 512 codes of length 8 by default, a
+            :class:`~monai_vqprior.networks.CosineCodebook`, an :class:`~monai_vqprior.networks.FSQCodebook`, or any
+            module with their methods.
+        background: intensity; the codes do not follow patches without a brighter pixel, of which a brain slice is
+            full, so that all codes are spent on the others. None lets them follow every patch.
         dropout: probability that a value is dropped inside a residual block.
         use_checkpointing: recompute the residual blocks in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: when an argument is out of its range.
+        ValueError: when an argument is out of its range, or the numbers of blocks do not fit ``channels``.
 
     Example:
         >>> network = AutoencoderVQ(spatial_dims=2, channels=(32,)).eval()
@@ -132,10 +163,11 @@ class AutoencoderVQ(nn.Module):
         in_channels: int = 1,
         out_channels: int = 1,
         channels: Sequence[int] = (64,),
-        num_encoder_blocks: int = 2,
-        num_decoder_blocks: int = 4,
+        num_encoder_blocks: int | Sequence[int] = 2,
+        num_decoder_blocks: int | Sequence[int] = 4,
         patch_size: int = 4,
         codebook: nn.Module | None = None,
+        background: float | None = None,
         dropout: float = 0.0,
         use_checkpointing: bool = False,
     ) -> None:
@@ -146,13 +178,15 @@ class AutoencoderVQ(nn.Module):
             raise InputError(f"channels must name at least one width, all positive, got {list(channels)}.")
         if patch_size < 1:
             raise InputError(f"patch_size must be at least 1, got {patch_size}.")
-        if num_encoder_blocks < 0 or num_decoder_blocks < 0:
-            raise InputError(
-                f"num_encoder_blocks and num_decoder_blocks must not be negative, got {num_encoder_blocks} and "
-                f"{num_decoder_blocks}."
-            )
+        if in_channels < 1 or out_channels < 1:
+            raise InputError(f"in_channels and out_channels must be positive, got {in_channels} and {out_channels}.")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout must be in [0, 1), got {dropout}.")
+        encoder_blocks = _blocks_per_level("num_encoder_blocks", num_encoder_blocks, len(channels))
+        decoder_blocks = _blocks_per_level("num_decoder_blocks", num_decoder_blocks, len(channels))
         self.spatial_dims = spatial_dims
         self.use_checkpointing = use_checkpointing
+        self.background = background
         quantizer: Any = EMACodebook() if codebook is None else codebook
         self.codebook = quantizer
         self.num_embeddings: int = quantizer.num_embeddings
@@ -168,16 +202,22 @@ class AutoencoderVQ(nn.Module):
             return [PreactivationBlock(spatial_dims, width, dropout) for _ in range(number)]
 
         encoder: list[nn.Module] = []
-        for before, width, factor in zip([in_channels, *widths[:-1]], widths, factors, strict=True):
-            encoder += [FoldDown(spatial_dims, before, width, factor), *blocks(width, num_encoder_blocks)]
+        for level, width in enumerate(widths):
+            before = widths[level - 1] if level > 0 else in_channels
+            encoder += [FoldDown(spatial_dims, before, width, factors[level]), *blocks(width, encoder_blocks[level])]
+        # Without context, all patches of the background are one and the same code, and tell the decoder nothing.
+        encoder += [GlobalContext(widths[-1])]
         encoder += [_group_norm(widths[-1]), nn.SiLU(), pointwise(widths[-1], self.embedding_dim, 1)]
         self.encoder = nn.ModuleList(encoder)
 
         decoder: list[nn.Module] = [pointwise(self.embedding_dim, widths[-1], 3, padding=1)]
-        for width, after, factor in zip(widths[::-1], [*widths[-2::-1], out_channels], factors[::-1], strict=True):
-            decoder += [*blocks(width, num_decoder_blocks), _group_norm(width), nn.SiLU()]
-            decoder += [UnfoldUp(spatial_dims, width, after, factor)]
+        for level, width in reversed(list(enumerate(widths))):
+            after = widths[level - 1] if level > 0 else out_channels
+            decoder += [*blocks(width, decoder_blocks[level]), _group_norm(width), nn.SiLU()]
+            decoder += [UnfoldUp(spatial_dims, width, after, factors[level])]
         self.decoder = nn.ModuleList(decoder)
+        #: tells which patches hold a pixel brighter than the background.
+        self.brightest = Pool[Pool.MAX, spatial_dims](self.stride)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """
@@ -232,7 +272,7 @@ class AutoencoderVQ(nn.Module):
 
     def encode_stage_2_inputs(self, x: torch.Tensor) -> torch.Tensor:
         """Quantized encodings (B, D, *spatial / stride) of images, as latent models of MONAI ask for them."""
-        return self.codebook.decode(self.index_quantize(x))
+        return self.codebook.decode(self.index_quantize(x)).contiguous()
 
     def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
         """Images of latents (B, D, *grid) that a latent model made: quantized, then decoded."""
@@ -251,7 +291,12 @@ class AutoencoderVQ(nn.Module):
         """
         if not self.training:
             return self.decode_samples(self.index_quantize(images))
-        quantized, _, loss = self.codebook(self.encode(images))
+        encodings = self.encode(images)
+        if self.background is None:
+            quantized, _, loss = self.codebook(encodings)
+        else:
+            brightest = self.brightest(images.amax(1, keepdim=True))  # (B, 1, *grid)
+            quantized, _, loss = self.codebook(encodings, mask=brightest.squeeze(1) > self.background)
         return self.decode(quantized), loss
 
     def _run(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -259,3 +304,18 @@ class AutoencoderVQ(nn.Module):
         if self.use_checkpointing and torch.is_grad_enabled() and isinstance(layer, PreactivationBlock):
             return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
         return layer(x)
+
+
+def _blocks_per_level(name: str, numbers: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """
+    Numbers of blocks, one for each level.
+
+    Raises:
+        InputError: when there is a negative one, or not one for each level.
+    """
+    if not isinstance(numbers, int) and len(numbers) != levels:
+        raise InputError(f"{name} must be one number or one for each of the {levels} channels, got {list(numbers)}.")
+    per_level = ensure_tuple_rep(numbers, levels)
+    if any(number < 0 for number in per_level):
+        raise InputError(f"{name} must not be negative, got {numbers}.")
+    return per_level

@@ -11,17 +11,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.networks.gradients import StraightThrough
 
-__all__ = ["EMACodebook", "channels_first", "channels_last", "nearest_code"]
+__all__ = ["CosineCodebook", "EMACodebook", "channels_first", "channels_last", "nearest_code"]
 
-# Rows of the distance matrix that exist at a time: 4096 x 512 codes is 8 MB, which stays in the cache.
-_CHUNK_ROWS = 4096
+# A compiler unrolls the loop over chunks: not more than this many.
+_UNROLLED_CHUNKS = 8
+# Added to squared distances, so that vectors that all equal their codes can be drawn; a running count below is none.
+_NO_DISTANCE = 1e-12
+# Vectors that the entropy is estimated on: enough for a gradient, and few enough to cost little.
+_ENTROPY_VECTORS = 1024
 # The data-driven start draws its codes in this many rounds, each round far from the codes of the rounds before.
 _START_ROUNDS = 8
 
@@ -36,28 +46,49 @@ def channels_first(z: torch.Tensor) -> torch.Tensor:
     return z.movedim(-1, 1)
 
 
-def nearest_code(vectors: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest_code(vectors: torch.Tensor, codes: torch.Tensor, distances_at_once: int = 1 << 20) -> torch.Tensor:
     """
     Nearest code of each vector by Euclidean distance, without ever holding the whole distance matrix.
 
     Args:
         vectors: (N, D), float32.
         codes: (K, D), float32.
+        distances_at_once: distances that exist at a time; the default are 4 MB, which stay in the cache.
 
     Returns:
-        indices (N,) int64 of the nearest codes and the squared distances (N,) to them, clamped at 0.
+        (N,) int64.
     """
     # |v - c|^2 = |v|^2 + (|c|^2 - 2 v.c): the term in brackets is one fused matrix product, |v|^2 moves no minimum.
-    squared_norms = codes.pow(2).sum(1)  # (K,)
+    squared_norms = codes.square().sum(1)  # (K,)
     transposed = codes.t()
-    indices = []
-    minima = []
-    for chunk in vectors.split(_CHUNK_ROWS):
-        minimum, index = torch.addmm(squared_norms, chunk, transposed, alpha=-2.0).min(1)
-        indices.append(index)
-        minima.append(minimum)
-    distances = torch.cat(minima) + vectors.pow(2).sum(1)
-    return torch.cat(indices), distances.clamp_min(0.0)
+    number = vectors.shape[0]
+    rows = max(1, distances_at_once // codes.shape[0])
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_exporting():
+            rows = number
+        elif torch.compiler.is_compiling():
+            rows = max(rows, -(-number // _UNROLLED_CHUNKS))
+    if number <= rows:
+        return torch.addmm(squared_norms, vectors, transposed, alpha=-2.0).argmin(1)
+    chunks = [torch.addmm(squared_norms, v, transposed, alpha=-2.0).argmin(1) for v in vectors.split(rows)]
+    return torch.cat(chunks)
+
+
+class _Commitment(torch.autograd.Function):
+    """Mean squared difference of vectors (N, D) and codes (N, D), with a gradient for the vectors alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: torch.Tensor, difference: torch.Tensor, squared_distances: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(difference)
+        return squared_distances.sum() / max(1, difference.numel())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * gradient / max(1, difference.numel())), None, None
 
 
 class EMACodebook(nn.Module):
@@ -65,13 +96,16 @@ class EMACodebook(nn.Module):
     A codebook that follows the encoder by exponential moving averages, after appendix A.1 of van den Oord et al.,
     "Neural Discrete Representation Learning" (2017), https://arxiv.org/abs/1711.00937.
 
-    Three things keep it from collapsing. It starts from encoder vectors of the first training batch, drawn far from
+    Four things keep it from collapsing. It starts from encoder vectors of the first training batch, drawn far from
     one another. A code that the batches have stopped using is revived: it moves to an encoder vector that the other
-    codes serve badly, and its running sums start anew there, so that the next update does not undo the move. And all
-    of its arithmetic is float32, whatever the autocast around it.
+    codes serve badly, and its running sums start anew there, so that the next update does not undo the move. All of
+    its arithmetic is float32, whatever the autocast around it. And on request the encoder is asked to use the codes
+    alike, by the entropy of the mean assignment, as in Jansen et al., "Coincidence, categorization, and consolidation:
+    learning to recognize sounds with minimal supervision" (2019), https://arxiv.org/abs/1911.05894.
 
-    Only the training forward moves the codes: :meth:`encode` and :meth:`decode` never write. In distributed training
-    the statistics are summed over all processes and every draw is made by process 0, so that all codebooks stay equal.
+    Only the training forward moves the codes: :meth:`encode`, :meth:`decode` and :meth:`quantize` never write. In
+    distributed training the statistics are summed over all processes and every draw is made by process 0, in one
+    message a step, so that all codebooks stay equal; a process may have fewer vectors than the others, or none.
 
     Args:
         num_embeddings: number of codes, K.
@@ -80,6 +114,14 @@ class EMACodebook(nn.Module):
         commitment_cost: weight of the commitment loss, which pulls the encoder to its codes.
         revival_threshold: a code is revived when its running count falls below this share of the count it would have
             if all codes were used alike; 0 turns revival off.
+        entropy_weight: weight of the entropy loss: ln K minus the entropy of the mean soft assignment in nats, on at
+            most 1024 vectors of a batch. A vector is assigned softly by its squared distances to the codes, in units
+            of the mean squared distance to the nearest. 0 turns it off.
+        accumulation_steps: training calls whose statistics make one step of the codes, for a training that accumulates
+            the gradients of as many batches.
+        gradient: how the gradient of the codes reaches the encoder:
+            :class:`~monai_vqprior.networks.StraightThrough`, the default, or
+            :class:`~monai_vqprior.networks.RotationTrick`.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -91,11 +133,6 @@ class EMACodebook(nn.Module):
         (torch.Size([2, 8, 32, 32]), torch.Size([2, 32, 32]))
     """
 
-    embedding: torch.Tensor
-    cluster_size: torch.Tensor
-    embedding_sum: torch.Tensor
-    started: torch.Tensor
-
     def __init__(
         self,
         num_embeddings: int = 512,
@@ -103,6 +140,9 @@ class EMACodebook(nn.Module):
         decay: float = 0.99,
         commitment_cost: float = 0.25,
         revival_threshold: float = 0.02,
+        entropy_weight: float = 0.0,
+        accumulation_steps: int = 1,
+        gradient: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         if num_embeddings < 2:
@@ -113,21 +153,41 @@ class EMACodebook(nn.Module):
             raise InputError(f"decay must be in [0, 1), got {decay}.")
         if commitment_cost < 0:
             raise InputError(f"commitment_cost must not be negative, got {commitment_cost}.")
+        if entropy_weight < 0:
+            raise InputError(f"entropy_weight must not be negative, got {entropy_weight}.")
         if not 0 <= revival_threshold < 1:
             raise InputError(f"revival_threshold must be in [0, 1), got {revival_threshold}.")
+        if accumulation_steps < 1:
+            raise InputError(f"accumulation_steps must be at least 1, got {accumulation_steps}.")
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.decay = decay
         self.commitment_cost = commitment_cost
+        self.entropy_weight = entropy_weight
         self.revival_threshold = revival_threshold
-        embedding = torch.randn(num_embeddings, embedding_dim)
+        self.accumulation_steps = accumulation_steps
+        self.gradient = StraightThrough() if gradient is None else gradient
+
+        # Annotated here, not in the class: TorchScript cannot read annotations of a class that are text.
+        self.embedding: torch.Tensor
+        self.cluster_size: torch.Tensor
+        self.embedding_sum: torch.Tensor
+        self.started: torch.Tensor
+        embedding = self._place(torch.randn(num_embeddings, embedding_dim), torch.zeros(num_embeddings, embedding_dim))
         self.register_buffer("embedding", embedding)
         self.register_buffer("cluster_size", torch.ones(num_embeddings))
         self.register_buffer("embedding_sum", embedding.clone())
         self.register_buffer("started", torch.tensor(False))
+        # ``started`` as a Python bool: to ask a tensor would wait for the device in every step, and break a graph.
+        self._has_started = False
+        # Counts and sums of the calls since the codes moved, in one tensor as they travel between processes.
+        self.pending: torch.Tensor
+        waits = accumulation_steps > 1
+        self.register_buffer("pending", torch.zeros(num_embeddings * waits, 1 + embedding_dim), persistent=False)
+        self._pending_calls = 0
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}, decay={self.decay}"
+        return f"{self.num_embeddings}, {self.embedding_dim}, decay={self.decay}, gradient={self.gradient}"
 
     def encode(self, z: torch.Tensor) -> torch.Tensor:
         """
@@ -139,9 +199,10 @@ class EMACodebook(nn.Module):
         Returns:
             (B, *spatial) int64.
         """
+        if torch.jit.is_scripting():  # where no autocast is on
+            return nearest_code(self._vectors(z), self.embedding).view(_grid_of(z))
         with torch.autocast(device_type=z.device.type, enabled=False):
-            indices, _ = self._nearest(z.float())
-        return indices
+            return nearest_code(self._vectors(z.detach()), self.embedding).view(_grid_of(z))
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """
@@ -163,101 +224,210 @@ class EMACodebook(nn.Module):
             z: encoder output, (B, D, *spatial), any floating type.
 
         Returns:
-            the quantized vectors (B, D, *spatial) in float32, whose gradient goes straight through to ``z``; the
-            indices (B, *spatial) int64; and the commitment loss, a scalar with its weight applied.
+            the quantized vectors (B, D, *spatial) in float32, whose gradient goes on to ``z``; the indices
+            (B, *spatial) int64; and the commitment loss, a scalar with its weight applied.
         """
         with torch.autocast(device_type=z.device.type, enabled=False):
-            z = z.float()
-            indices, _ = self._nearest(z)
-            return self._straight_through(z, indices)
+            vectors = self._vectors(z)
+            indices = nearest_code(vectors.detach(), self.embedding)
+            quantized, loss, _ = self._commit(vectors, indices)
+            return channels_first(quantized.view(*_grid_of(z), self.embedding_dim)), indices.view(_grid_of(z)), loss
 
-    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As :meth:`quantize`; in training mode the codes also follow the encoder."""
+    def forward(
+        self, z: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        As :meth:`quantize`; in training mode the codes follow the encoder too, and the loss includes the entropy loss.
+
+        Args:
+            z: encoder output, (B, D, *spatial), any floating type.
+            mask: (B, *spatial) bool, the vectors that the codes follow; None for all. The others are quantized too,
+                and keep close to their codes, but no code is spent on them: most of a brain slice is background.
+        """
+        if torch.jit.is_scripting():
+            indices = self.encode(z)
+            quantized = self.decode(indices)
+            difference = self._vectors(z) - channels_last(quantized).reshape(-1, self.embedding_dim)
+            return quantized, indices, self.commitment_cost * difference.square().mean()
         if not self.training:
             return self.quantize(z)
         with torch.autocast(device_type=z.device.type, enabled=False):
-            z = z.float()
-            vectors = channels_last(z.detach()).reshape(-1, self.embedding_dim)  # (N, D)
-            if not self.started:
-                self._start(vectors)
-            indices, distances = self._nearest(z)
-            output = self._straight_through(z, indices)
-            self._follow(vectors, indices.flatten(), distances)
-            return output
+            vectors = self._vectors(z)
+            followed = None if mask is None else mask.reshape(-1).to(vectors.dtype)
+            if not self._has_started:
+                self._start(vectors.detach(), followed)
+            indices = nearest_code(vectors.detach(), self.embedding)
+            quantized, loss, squared_distances = self._commit(vectors, indices)
+            if self.entropy_weight > 0:
+                loss = loss + self.entropy_weight * self._lack_of_entropy(vectors, squared_distances, followed)
+            self._follow(vectors.detach(), indices, squared_distances, followed)
+            return channels_first(quantized.view(*_grid_of(z), self.embedding_dim)), indices.view(_grid_of(z)), loss
 
-    def _nearest(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices (B, *spatial) of the codes nearest to z (B, D, *spatial), float32, and squared distances (N,)."""
-        vectors = channels_last(z.detach())  # (B, *spatial, D)
-        indices, distances = nearest_code(vectors.reshape(-1, self.embedding_dim), self.embedding)
-        return indices.view(vectors.shape[:-1]), distances
+    def _vectors(self, z: torch.Tensor) -> torch.Tensor:
+        """Encoder output (B, D, *spatial) as vectors (N, D), float32."""
+        return channels_last(z.float()).reshape(-1, self.embedding_dim)
 
-    def _straight_through(
-        self, z: torch.Tensor, indices: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Codes of the indices with the gradient of z, the indices, and the commitment loss."""
-        quantized = self.decode(indices)
-        loss = self.commitment_cost * F.mse_loss(z, quantized)
-        return z + (quantized - z).detach(), indices, loss
+    def _place(self, means: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Where codes (K, D) come to lie that have these means and lie at ``current`` now."""
+        return means
+
+    def _commit(self, vectors: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes (N, D) of the vectors (N, D), the commitment loss, and the squared distances (N,)."""
+        codes = F.embedding(indices, self.embedding)
+        difference = vectors.detach() - codes
+        squared_distances = torch.linalg.vecdot(difference, difference)
+        loss = self.commitment_cost * _Commitment.apply(vectors, difference, squared_distances)
+        return self.gradient(vectors, codes), loss, squared_distances
+
+    def _lack_of_entropy(
+        self, vectors: torch.Tensor, squared_distances: torch.Tensor, followed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """ln K minus the entropy of the mean soft assignment of vectors (N, D), in nats."""
+        weights = torch.ones_like(squared_distances) if followed is None else followed
+        if len(vectors) > _ENTROPY_VECTORS:
+            chosen = torch.randperm(len(vectors), device=vectors.device)[:_ENTROPY_VECTORS]
+            vectors, weights, squared_distances = vectors[chosen], weights[chosen], squared_distances[chosen]
+        # The squared length of a vector is the same for all codes, and the softmax does not see it.
+        codes = self.embedding.clone()  # the backward pass needs them as they are now
+        distances = torch.addmm(codes.square().sum(1), vectors, codes.t(), alpha=-2.0)
+        unit = squared_distances.mean().clamp_min(_NO_DISTANCE)
+        assignments = (-distances / unit).softmax(1)  # (N, K)
+        usage = weights @ assignments / weights.sum().clamp_min(1.0)  # (K,)
+        return math.log(self.num_embeddings) + torch.xlogy(usage, usage.clamp_min(_NO_DISTANCE)).sum()
 
     @torch.no_grad()
-    def _start(self, vectors: torch.Tensor) -> None:
+    def _start(self, vectors: torch.Tensor, followed: torch.Tensor | None) -> None:
         """Place the codes on vectors of the first batch, each round of draws far from the codes drawn before."""
-        codes = vectors[torch.randint(len(vectors), (1,), device=vectors.device)]
-        for drawn in range(1, _START_ROUNDS + 1):
-            _, distances = nearest_code(vectors, codes)
-            missing = self.num_embeddings * drawn // _START_ROUNDS - len(codes)
-            if missing > 0:  # with few codes, some rounds have none to draw
-                codes = torch.cat([codes, _draw_far(vectors, distances, missing)])
-        codes = _from_first_process(codes)
+        start = torch.cat([self.embedding, torch.zeros_like(self.embedding[:, :1])], 1)  # an empty batch starts nothing
+        if len(vectors) > 0:
+            # Where the mask leaves no vector, the start takes any.
+            weights = torch.ones_like(vectors[:, 0])
+            if followed is not None:
+                weights = torch.where(followed.any(), followed, weights)
+            codes, _ = _draw(vectors, weights, 1)
+            for drawn in range(1, _START_ROUNDS + 1):
+                missing = self.num_embeddings * drawn // _START_ROUNDS - len(codes)
+                if missing > 0:  # with few codes, some rounds have none to draw
+                    difference = vectors - F.embedding(nearest_code(vectors, codes), codes)
+                    far = weights * (torch.linalg.vecdot(difference, difference) + _NO_DISTANCE)
+                    codes = torch.cat([codes, _draw(vectors, far, missing)[0]])
+            codes = self._place(codes, self.embedding)
+            start = torch.cat([codes, torch.ones_like(codes[:, :1])], 1)
+        start = _sum_over_processes(_only_of_first_process(start))
+        codes = start[:, :-1]
+        # All processes must agree, and only the first knows; a single process need not ask a tensor.
+        self._has_started = bool(start[0, -1] > 0) if _several_processes() else len(vectors) > 0
         self.embedding.copy_(codes)
         self.embedding_sum.copy_(codes)
         self.cluster_size.fill_(1.0)
-        self.started.fill_(True)
+        self.started.fill_(self._has_started)
 
     @torch.no_grad()
-    def _follow(self, vectors: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:
+    def _follow(
+        self,
+        vectors: torch.Tensor,
+        indices: torch.Tensor,
+        squared_distances: torch.Tensor,
+        followed: torch.Tensor | None,
+    ) -> None:
         """Move the running averages to this batch, the codes with them, and revive the codes that nothing uses."""
-        counts = torch.bincount(indices, minlength=self.num_embeddings).to(vectors.dtype)  # (K,)
+        far = squared_distances + _NO_DISTANCE
+        members = torch.ones_like(squared_distances)
+        if followed is not None:
+            # Not a product: what is left out may be infinite.
+            left_out = followed == 0
+            vectors, far = vectors.masked_fill(left_out[:, None], 0.0), far.masked_fill(left_out, 0.0)
+            members = followed
+        counts = torch.zeros_like(self.cluster_size).index_add_(0, indices, members)  # (K,)
         sums = torch.zeros_like(self.embedding).index_add_(0, indices, vectors)  # (K, D)
-        counts, sums = _sum_over_processes(counts, sums)
-        self.cluster_size.lerp_(counts, 1 - self.decay)
+        statistics = torch.cat([counts[:, None], sums], 1)
+        if self.accumulation_steps > 1:
+            self.pending.add_(statistics)
+            self._pending_calls = (self._pending_calls + 1) % self.accumulation_steps
+            if self._pending_calls > 0:
+                return
+            statistics = self.pending.clone()
+            self.pending.zero_()
+
+        candidates, drawn = _draw(vectors, far, self.num_embeddings)  # (K, D), and whether there were any
+        candidates = torch.cat([candidates, drawn.to(candidates.dtype).expand(self.num_embeddings, 1)], 1)
+        message = _sum_over_processes(torch.cat([statistics, _only_of_first_process(candidates)], 1))
+        counts, sums, candidates, drawn = message.split([1, self.embedding_dim, self.embedding_dim, 1], 1)
+        self.cluster_size.lerp_(counts[:, 0], 1 - self.decay)
         self.embedding_sum.lerp_(sums, 1 - self.decay)
 
-        uniform = self.cluster_size.sum() / self.num_embeddings
-        dead = self.cluster_size < self.revival_threshold * uniform  # (K,)
+        sizes = self.cluster_size[:, None]  # (K, 1)
         if self.revival_threshold > 0:
-            candidates = _from_first_process(_draw_far(vectors, distances, self.num_embeddings))
+            fair_share = sizes.mean()
+            dead = (sizes < self.revival_threshold * fair_share) & (drawn > 0)
             # A few thresholds (a tenth of a fair share at least) let a revived code live through its first quiet steps.
-            revived_size = max(0.1, 2 * self.revival_threshold) * uniform
-            self.cluster_size.copy_(torch.where(dead, revived_size, self.cluster_size))
-            self.embedding_sum.copy_(torch.where(dead[:, None], candidates * revived_size, self.embedding_sum))
-        sizes = self.cluster_size[:, None]
+            revived_size = max(0.1, 2 * self.revival_threshold) * fair_share
+            self.embedding_sum.copy_(torch.where(dead, candidates * revived_size, self.embedding_sum))
+            sizes.copy_(torch.where(dead, revived_size, sizes))
         # Where the running count has died away, the code stays.
-        self.embedding.copy_(torch.where(sizes > 1e-12, self.embedding_sum / sizes.clamp_min(1e-12), self.embedding))
+        means = torch.where(sizes > _NO_DISTANCE, self.embedding_sum / sizes.clamp_min(_NO_DISTANCE), self.embedding)
+        self.embedding.copy_(self._place(means, self.embedding))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._has_started = bool(self.started)
 
 
-def _draw_far(vectors: torch.Tensor, distances: torch.Tensor, number: int) -> torch.Tensor:
-    """Draw ``number`` of the vectors (N, D), each in proportion to its squared distance (N,) from its code."""
-    weights = distances + 1e-12  # all equal to their codes: then any will do
-    return vectors[torch.multinomial(weights, number, replacement=True)]
+class CosineCodebook(EMACodebook):
+    """
+    An :class:`EMACodebook` on the unit sphere: vectors and codes have length 1, and the nearest code is the one of the
+    largest cosine, after Yu et al., "Vector-quantized image modeling with improved VQGAN" (2021),
+    https://arxiv.org/abs/2110.04627.
+
+    Vectors that differ in length alone share a code, so a few long ones cannot draw codes to themselves. Arguments,
+    methods and errors are those of :class:`EMACodebook`; the quantized vectors have length 1.
+
+    Example:
+        >>> codebook = CosineCodebook(num_embeddings=512, embedding_dim=8)
+        >>> quantized, indices, loss = codebook(torch.randn(2, 8, 32, 32))
+        >>> bool(torch.allclose(quantized.norm(dim=1), torch.ones(2, 32, 32)))
+        True
+    """
+
+    def _vectors(self, z: torch.Tensor) -> torch.Tensor:
+        # The gradient of a vector grows as it shrinks; below this length it grows no further.
+        return F.normalize(channels_last(z.float()).reshape(-1, self.embedding_dim), dim=1, eps=1e-6)
+
+    def _place(self, means: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+        # Vectors that cancel out have no direction.
+        return torch.where(lengths > 1e-6, means / lengths.clamp_min(1e-6), current)
+
+
+def _grid_of(z: torch.Tensor) -> list[int]:
+    """(B, *spatial) of (B, D, *spatial)."""
+    return [z.shape[0]] + [z.shape[axis] for axis in range(2, z.dim())]
+
+
+def _draw(vectors: torch.Tensor, weights: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Draw ``number`` of the vectors (N, D), with replacement and in proportion to their weights (N,), and tell whether
+    there was any to draw from: without, the vectors drawn mean nothing. Waits for no device.
+    """
+    if len(vectors) == 0:
+        return vectors.new_zeros(number, vectors.shape[1]), torch.tensor(False, device=vectors.device)
+    cumulative = weights.double().cumsum(0)
+    targets = torch.rand(number, dtype=torch.float64, device=vectors.device) * cumulative[-1]
+    drawn = torch.searchsorted(cumulative, targets, right=True).clamp_max(len(vectors) - 1)
+    return vectors[drawn], cumulative[-1] > 0
 
 
 def _several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _sum_over_processes(counts: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum the counts (K,) and the sums (K, D) over all processes, in one message."""
-    if not _several_processes():
-        return counts, sums
-    joined = torch.cat([counts[:, None], sums], dim=1)
-    dist.all_reduce(joined)
-    return joined[:, 0], joined[:, 1:]
-
-
-def _from_first_process(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as process 0 has it."""
+def _sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over all processes; overwrites the tensor."""
     if _several_processes():
-        tensor = tensor.contiguous()
-        dist.broadcast(tensor, src=0)
+        dist.all_reduce(tensor)
     return tensor
+
+
+def _only_of_first_process(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in process 0, zeros in the others, so that a sum over processes hands on what process 0 has."""
+    return tensor if not _several_processes() or dist.get_rank() == 0 else torch.zeros_like(tensor)

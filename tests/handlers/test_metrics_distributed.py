@@ -12,9 +12,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,23 +66,9 @@ def worker(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def reports(two_processes: Callable[[str], Path]) -> list[dict]:
     """What each of two processes reports; this file is the program that they run."""
-    folder = tmp_path_factory.mktemp("two_processes")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    runs = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [run.communicate(timeout=120)[1] for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
-            run.communicate()
-    assert [run.returncode for run in runs] == [0, 0], "\n".join(errors)
+    folder = two_processes(__file__)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

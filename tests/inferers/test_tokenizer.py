@@ -36,7 +36,9 @@ MakePrior = Callable[..., GatedPixelCNN]
 def ours() -> nn.Module:
     torch.manual_seed(0)
     codebook = EMACodebook(7, 3)
-    return AutoencoderVQ(2, channels=(8,), num_encoder_blocks=1, num_decoder_blocks=1, codebook=codebook)
+    network = AutoencoderVQ(2, channels=(8,), num_encoder_blocks=1, num_decoder_blocks=1, codebook=codebook)
+    network(torch.rand(7, 1, 16, 16))  # codes where the encodings are, or one of them serves all
+    return network
 
 
 def monais() -> nn.Module:

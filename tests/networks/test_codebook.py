@@ -12,12 +12,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from monai.networks.layers.vector_quantizer import EMAQuantizer
 
-from monai_vqprior.networks.codebook import EMACodebook
+from monai_vqprior.networks.codebook import EMACodebook, nearest_code
 
 #: a codebook small enough to see which vector belongs to which code.
 CODES = np.array([[0, 0, 0, 0, 0], [3, 3, 3, 3, 3], [0, 2, 0, 2, 0], [-1, 0, 4, 0, -1]], np.float32)
@@ -114,6 +116,20 @@ def test_gradient_is_the_identity_plus_the_commitment(method: str, cost: float) 
     np.testing.assert_allclose(z.grad.numpy(), weight + commitment, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_channels_last_memory_changes_nothing(grid: tuple[int, ...], training: bool) -> None:
+    z, _ = around_codes(CODES, grid)
+    last = z.to(memory_format=torch.channels_last if len(grid) == 2 else torch.channels_last_3d)
+    assert not last.is_contiguous()
+    contiguous, other = (codebook_at(CODES).train(training) for _ in range(2))
+    for result, expected in zip(other(last), contiguous(z), strict=True):
+        assert result.shape == expected.shape
+        torch.testing.assert_close(result, expected)
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(value, contiguous.state_dict()[name])
+
+
 # the moving averages
 
 
@@ -136,6 +152,43 @@ def test_codes_follow_the_running_averages(decay: float, revival_threshold: floa
     assert np.abs(codebook.embedding.numpy() - CODES).max() > 0.01
 
 
+@pytest.mark.parametrize("distances_at_once", [1 << 20, 1000, 1])
+def test_training_steps_equal_those_of_a_float64_reference(
+    monkeypatch: pytest.MonkeyPatch, distances_at_once: int
+) -> None:
+    # 80 codes: all, 12 and 1 of the vectors at a time.
+    chunked = partial(nearest_code, distances_at_once=distances_at_once)
+    monkeypatch.setattr("monai_vqprior.networks.codebook.nearest_code", chunked)
+    rng = np.random.default_rng(0)
+    codes = rng.normal(0, 1, (80, 4))
+    codebook = codebook_at(codes.astype(np.float32), decay=0.8, commitment_cost=0.7, revival_threshold=0)
+    sums, sizes = codes.copy(), np.ones(80)
+    for _ in range(5):
+        vectors = rng.normal(0.2, 1, (2 * 15 * 7, 4)).astype(np.float32)
+        weight = rng.normal(0, 1, vectors.shape)
+        z, weights = (
+            torch.from_numpy(x.astype(np.float32)).view(2, 15, 7, 4).movedim(-1, 1) for x in (vectors, weight)
+        )
+        z.requires_grad_()
+        quantized, indices, loss = codebook(z)
+        (found,) = torch.autograd.grad((quantized * weights).sum() + loss, z)
+
+        expected = ((vectors.astype(np.float64)[:, None] - codes[None]) ** 2).sum(2).argmin(1)
+        difference = vectors - codes[expected]
+        np.testing.assert_array_equal(indices.flatten().numpy(), expected)
+        np.testing.assert_allclose(quantized.detach().movedim(1, -1).reshape(-1, 4).numpy(), codes[expected], atol=1e-5)
+        assert loss.item() == pytest.approx(0.7 * np.mean(difference**2), rel=1e-5)
+        gradient = weight + 0.7 * 2 * difference / difference.size
+        np.testing.assert_allclose(found.movedim(1, -1).reshape(-1, 4).numpy(), gradient, atol=1e-5)
+
+        members = np.eye(80)[expected]  # (N, K)
+        sums = 0.8 * sums + 0.2 * members.T @ vectors
+        sizes = 0.8 * sizes + 0.2 * members.sum(0)
+        codes = sums / sizes[:, None]
+        np.testing.assert_allclose(codebook.embedding.numpy(), codes, atol=1e-5)
+        np.testing.assert_allclose(codebook.cluster_size.numpy(), sizes, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("decay", "steps"), [(0.0, 1), (0.5, 60), (0.99, 3)])
 def test_unused_code_stays_where_it_is_without_revival(decay: float, steps: int) -> None:
     codebook = codebook_at(CODES, decay=decay, revival_threshold=0)
@@ -147,7 +200,6 @@ def test_unused_code_stays_where_it_is_without_revival(decay: float, steps: int)
 
 @pytest.mark.parametrize("revival_threshold", [0.0, 0.02])
 def test_codes_stay_among_the_vectors_that_made_them(revival_threshold: float) -> None:
-    # MONAI's EMAQuantizer multiplies the norm of unused codes by 1e5 in its first step.
     torch.manual_seed(0)
     vectors = blobs(20, 400, dim=4)
     codebook = EMACodebook(256, 4, decay=0.9, revival_threshold=revival_threshold)
@@ -156,6 +208,20 @@ def test_codes_stay_among_the_vectors_that_made_them(revival_threshold: float) -
         codes = codebook.embedding.numpy()
         assert (codes >= vectors.min(0) - 1e-3).all()
         assert (codes <= vectors.max(0) + 1e-3).all()
+
+
+def test_codes_of_the_first_step_do_not_explode_where_those_of_monai_do() -> None:
+    torch.manual_seed(0)
+    z = as_image(blobs(4, 400, dim=4))
+    peer = EMAQuantizer(spatial_dims=2, num_embeddings=256, embedding_dim=4, ddp_sync=False).train()
+    codes = peer.embedding.weight.detach().numpy().copy()
+    codebook = codebook_at(codes, decay=peer.decay, revival_threshold=0)
+    peer(z)
+    codebook(z)
+    longest = np.linalg.norm(codes, axis=1).max()
+    # There, an unused code is divided by the epsilon that smooths its count of none.
+    assert peer.embedding.weight.norm(dim=1).max() > 1e4 * longest
+    assert codebook.embedding.norm(dim=1).max() < max(longest, z.norm(dim=1).max()) + 1e-3
 
 
 def test_buffers_are_float32_and_equal_under_autocast() -> None:
@@ -285,6 +351,144 @@ def test_all_codes_are_used_after_the_data_moved() -> None:
     assert (used > 0).all()
 
 
+# masks
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_masked_vectors_leave_no_trace_in_the_codes(grid: tuple[int, ...]) -> None:
+    # From the start through steps that revive, the draws included: as if they had not been there.
+    masked, kept = (EMACodebook(16, 3, decay=0.3, revival_threshold=0.1) for _ in range(2))
+    rng = np.random.default_rng(0)
+    for step in range(12):
+        inside = rng.random((8, *grid)) < 0.4
+        # Those outside are far from all codes, and would be drawn before all others.
+        vectors = rng.normal(10 * (step >= 6), 1, (8, *grid, 3)) + 1000 * ~inside[..., None]
+        for codebook, image in ((masked, np.moveaxis(vectors, -1, 1)), (kept, as_image(vectors[inside]).numpy())):
+            torch.manual_seed(step)
+            mask = torch.from_numpy(inside) if codebook is masked else None
+            codebook(torch.from_numpy(image.astype(np.float32)), mask)
+        for name, value in masked.state_dict().items():
+            torch.testing.assert_close(value, kept.state_dict()[name], rtol=1e-4, atol=1e-4)
+    # Where the data has moved, there have been revivals: else the most of the codes were still where it was.
+    assert (masked.embedding.mean(1) > 5).all()
+    assert len(torch.unique(masked.embedding, dim=0)) > 12
+
+
+def test_masked_vectors_are_quantized_and_count_in_the_commitment_loss() -> None:
+    z, _ = around_codes(CODES, (4, 5))
+    mask = torch.from_numpy(np.random.default_rng(0).random((2, 4, 5)) < 0.5)
+    results = []
+    for given in (mask, torch.zeros_like(mask), None):
+        leaf = z.clone().requires_grad_()
+        quantized, indices, loss = codebook_at(CODES)(leaf, given)
+        results.append((quantized, indices, loss, *torch.autograd.grad(quantized.square().sum() + loss, leaf)))
+    for result in results[:2]:
+        for value, expected in zip(result, results[2], strict=True):
+            assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("revival_threshold", [0.0, 0.5])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_codes_stay_where_they_are_when_all_is_masked(decay: float, revival_threshold: float) -> None:
+    codebook = codebook_at(CODES, decay=decay, revival_threshold=revival_threshold)
+    z, _ = around_codes(CODES[:1], (4, 4))
+    for _ in range(5):
+        codebook(z, torch.zeros(2, 4, 4, dtype=torch.bool))
+    np.testing.assert_allclose(codebook.embedding.numpy(), CODES, rtol=1e-4)
+    assert all(torch.isfinite(value).all() for value in codebook.state_dict().values())
+
+
+def test_start_takes_any_vectors_when_all_is_masked() -> None:
+    torch.manual_seed(0)
+    vectors = blobs(16, 200, dim=3)
+    codebook = EMACodebook(16, 3)
+    codebook(as_image(vectors), torch.zeros(1, 200, 1, dtype=torch.bool))
+    distances = np.abs(codebook.embedding.numpy()[:, None] - vectors[None]).max(2)  # (K, N)
+    np.testing.assert_allclose(distances.min(1), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_mask_may_have_another_type(dtype: torch.dtype) -> None:
+    z, _ = around_codes(CODES, (4, 5))
+    mask = torch.from_numpy(np.random.default_rng(0).random((2, 4, 5)) < 0.5)
+    codebook, other = codebook_at(CODES), codebook_at(CODES)
+    codebook(z, mask)
+    other(z, mask.to(dtype))
+    assert_same_state(other, snapshot(codebook))
+
+
+# accumulated and empty batches
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("steps", [2, 3])
+def test_accumulated_batches_equal_one_joined_batch(steps: int, masked: bool) -> None:
+    joined = codebook_at(CODES, decay=0.5)
+    accumulating = codebook_at(CODES, decay=0.5, accumulation_steps=steps)
+    seed = 0
+    for _ in range(3):
+        before = snapshot(accumulating)
+        batches, masks = [], []
+        for _ in range(steps):
+            assert_same_state(accumulating, before)  # the codes do not move in between
+            z, _ = around_codes(CODES, (5, 4), seed=seed)
+            mask = torch.from_numpy(np.random.default_rng(seed).random((2, 5, 4)) < 0.7) if masked else None
+            expected = accumulating.quantize(z)
+            for value, alone in zip(accumulating(z, mask), expected, strict=True):
+                assert torch.equal(value, alone)
+            batches.append(z)
+            masks.append(mask)
+            seed += 1
+        joined(torch.cat(batches), torch.cat(masks) if masked else None)
+        assert not torch.equal(accumulating.embedding, before["embedding"])
+        for name, value in accumulating.state_dict().items():
+            torch.testing.assert_close(value, joined.state_dict()[name])
+
+
+def test_accumulating_codebook_starts_in_the_first_batch_and_revives() -> None:
+    torch.manual_seed(0)
+    vectors = blobs(16, 256, dim=3)
+    codebook = EMACodebook(16, 3, decay=0.5, accumulation_steps=2)
+    codebook(as_image(vectors))
+    started = codebook.embedding.clone()
+    codebook.encode(as_image(vectors + 30))
+    codebook.eval()(as_image(vectors + 30))  # an evaluation in between counts for nothing
+    assert torch.equal(codebook.embedding, started)
+    codebook.train()
+    for _ in range(41):
+        codebook(as_image(vectors + 30))
+    used = torch.bincount(codebook.encode(as_image(vectors + 30)).flatten(), minlength=16)
+    assert (used > 0).all()
+
+
+@pytest.mark.parametrize("revival_threshold", [0.0, 0.5])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_empty_batch_leaves_the_codes_where_they_are(
+    grid: tuple[int, ...], decay: float, revival_threshold: float
+) -> None:
+    codebook = codebook_at(CODES, decay=decay, revival_threshold=revival_threshold)
+    z = torch.zeros(0, CODES.shape[1], *grid, requires_grad=True)
+    for mask in (None, torch.zeros(0, *grid, dtype=torch.bool)):
+        quantized, indices, loss = codebook(z, mask)
+        (quantized.sum() + loss).backward()
+        assert (quantized.shape, indices.shape, loss.item()) == (z.shape, (0, *grid), 0)
+    np.testing.assert_allclose(codebook.embedding.numpy(), CODES, rtol=1e-5)
+    assert all(torch.isfinite(value).all() for value in codebook.state_dict().values())
+
+
+def test_training_goes_on_after_an_empty_first_batch() -> None:
+    torch.manual_seed(0)
+    vectors = blobs(16, 512, dim=3)
+    codebook = EMACodebook(16, 3, decay=0.5)
+    codebook(torch.zeros(0, 3, 4, 4))
+    for _ in range(60):
+        _, _, loss = codebook(as_image(vectors))
+        assert all(torch.isfinite(value).all() for value in (loss, *codebook.state_dict().values()))
+    used = torch.bincount(codebook.encode(as_image(vectors)).flatten(), minlength=16)
+    assert (used > 0).all()
+
+
 # what must not write, and what is kept
 
 
@@ -332,6 +536,7 @@ def test_loaded_codebook_goes_on_where_the_saved_one_stopped() -> None:
         ("commitment_cost", -0.5),
         ("revival_threshold", -0.01),
         ("revival_threshold", 1.0),
+        ("accumulation_steps", 0),
     ],
 )
 def test_bad_argument_is_quoted(name: str, value: float) -> None:

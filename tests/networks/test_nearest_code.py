@@ -26,16 +26,15 @@ def squared_distances(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return ((vectors.astype(np.float64)[:, None] - codes.astype(np.float64)[None]) ** 2).sum(2)
 
 
-@pytest.mark.parametrize("number", [1, 7, 4095, 4096, 4097, 9000])
-@pytest.mark.parametrize(("k", "dim"), [(2, 1), (37, 5), (300, 8)])
+@pytest.mark.parametrize("number", [1, 7, 9000])
+@pytest.mark.parametrize(("k", "dim"), [(2, 1), (37, 5), (300, 8), (900, 3)])
 def test_nearest_code_is_that_of_a_brute_force_search(number: int, k: int, dim: int) -> None:
     rng = np.random.default_rng(number + k)
     vectors = rng.normal(0, 2, (number, dim)).astype(np.float32)
     codes = rng.normal(0, 2, (k, dim)).astype(np.float32)
-    indices, distances = (x.numpy() for x in nearest_code(torch.from_numpy(vectors), torch.from_numpy(codes)))
+    indices = nearest_code(torch.from_numpy(vectors), torch.from_numpy(codes)).numpy()
     expected = squared_distances(vectors, codes)
-    assert indices.shape == distances.shape == (number,)
-    np.testing.assert_allclose(distances, expected.min(1), atol=1e-4)
+    assert indices.shape == (number,)
     np.testing.assert_allclose(expected[np.arange(number), indices], expected.min(1), atol=1e-4)
     two = np.sort(expected, 1)[:, :2]
     clear = two[:, 1] - two[:, 0] > 1e-3
@@ -51,13 +50,26 @@ def test_nearest_code_among_ties_is_one_of_the_nearest(data: st.DataObject, dim:
     number, k = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=12))
     vectors = data.draw(arrays(np.float32, (number, dim), elements=numbers))
     codes = data.draw(arrays(np.float32, (k, dim), elements=numbers))
-    indices, distances = nearest_code(torch.from_numpy(vectors), torch.from_numpy(codes))
+    indices = nearest_code(torch.from_numpy(vectors), torch.from_numpy(codes))
     expected = squared_distances(vectors, codes)
-    np.testing.assert_array_equal(distances.numpy(), expected.min(1))
     np.testing.assert_array_equal(expected[np.arange(number), indices.numpy()], expected.min(1))
 
 
-def test_distance_to_an_equal_code_is_not_negative() -> None:
-    vectors = torch.from_numpy(np.random.default_rng(0).normal(50, 1, (500, 8)).astype(np.float32))
-    _, distances = nearest_code(vectors, vectors)
-    assert distances.min() >= 0
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(data=st.data(), dim=st.integers(1, 4), distances_at_once=st.integers(1, 300))
+def test_nearest_code_is_the_same_for_any_number_of_distances_at_once(
+    data: st.DataObject, dim: int, distances_at_once: int
+) -> None:
+    # Small integers again; among equals, the first is taken.
+    numbers = st.integers(-3, 3)
+    number, k = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=40))
+    vectors = data.draw(arrays(np.float32, (number, dim), elements=numbers))
+    codes = data.draw(arrays(np.float32, (k, dim), elements=numbers))
+    indices = nearest_code(torch.from_numpy(vectors), torch.from_numpy(codes), distances_at_once)
+    np.testing.assert_array_equal(indices.numpy(), squared_distances(vectors, codes).argmin(1))
+
+
+def test_no_vector_has_no_nearest_code() -> None:
+    indices = nearest_code(torch.zeros(0, 3), torch.zeros(5, 3))
+    assert indices.shape == (0,)
+    assert indices.dtype == torch.int64

@@ -1,0 +1,276 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+import torch
+from monai.bundle import ConfigParser
+from monai.metrics import PSNRMetric, SSIMMetric
+from monai.networks.nets import VQVAE
+from monai.utils import set_determinism
+
+from benchmarks.memory import peak_megabytes
+from benchmarks.study import STUDY
+from monai_vqprior.bundles import bundle_root
+from monai_vqprior.data import SliceDataset, SliceFolder
+from monai_vqprior.inferers import TokenizerInferer
+from monai_vqprior.losses import TokenizerLoss
+from monai_vqprior.metrics import BRAIN_THRESHOLD, MaskedSSIMMetric, count_codes, perplexity
+from monai_vqprior.networks import AutoencoderVQ
+from monai_vqprior.transforms import BytesToUnit, LoadSliced
+
+Row = dict[str, float]
+
+#: MONAI's network as its 2-D VQ-VAE tutorial builds it, with 512 codes.
+TUTORIAL = {
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 1,
+    "channels": (256, 256),
+    "num_res_channels": 256,
+    "num_res_layers": 2,
+    "downsample_parameters": ((2, 4, 1, 1), (2, 4, 1, 1)),
+    "upsample_parameters": ((2, 4, 1, 1, 0), (2, 4, 1, 1, 0)),
+    "num_embeddings": 512,
+    "embedding_dim": 32,
+}
+BFLOAT16 = torch.bfloat16
+
+
+def slices_of(dataset_dir: str, split: str, size: int) -> torch.Tensor:
+    """All slices of a split, (N, 1, H, W) uint8."""
+    datalist = SliceFolder(dataset_dir).datalist(split)
+    return SliceDataset(datalist, LoadSliced(keys="image"), size, progress=False).images
+
+
+@torch.no_grad()
+def evaluate(network: torch.nn.Module, images: torch.Tensor, num_embeddings: int, dtype: torch.dtype | None) -> Row:
+    """Metrics of the reconstructions of slices (N, 1, H, W) uint8; SSIM and PSNR are MONAI's own."""
+    network.eval()
+    metrics = {
+        "ssim": SSIMMetric(2),
+        "ssim_brain": MaskedSSIMMetric(threshold=BRAIN_THRESHOLD),
+        "psnr": PSNRMetric(max_val=1.0),
+    }
+    counts = torch.zeros(num_embeddings, dtype=torch.long)
+    inferer, to_unit = TokenizerInferer(dtype=dtype), BytesToUnit()
+    positions = 0
+    for batch in images.split(16):
+        target = to_unit(batch)
+        output = inferer(target, network)
+        counts += count_codes(output["codes"], num_embeddings)
+        positions = output["codes"][0].numel()
+        for metric in metrics.values():
+            metric(output["reconstruction"], target)
+    row = {name: float(metric.aggregate()) for name, metric in metrics.items()}
+    bits = positions * float(torch.tensor(num_embeddings).log2()) / images[0].numel()
+    return row | {"perplexity": perplexity(counts), "codes_used": int((counts > 0).sum()), "bits_per_pixel": bits}
+
+
+def train_design(dataset_dir: str, size: int, seconds: float, overrides: Mapping[str, Any]) -> Row:
+    """Train a tokenizer with the bundle's own train.json and these changes to it, and evaluate it on test slices."""
+    root = bundle_root()
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
+        parser = ConfigParser(ConfigParser.load_config_file(str(root / "configs" / "train.json")))
+        parser["bundle_root"] = str(root)
+        parser["dataset_dir"], parser["output_dir"] = dataset_dir, folder
+        parser["spatial_size"], parser["max_minutes"] = size, seconds / 60
+        for key, value in overrides.items():
+            parser[key] = value
+        for step in ("initialize", "run"):
+            for expression in range(len(parser[step])):
+                parser.get_parsed_content(f"{step}#{expression}")
+        network, trainer = parser.get_parsed_content("network"), parser.get_parsed_content("train#trainer")
+        seen = trainer.state.iteration * parser.get_parsed_content("batch_size")
+        network.load_state_dict(torch.load(Path(folder) / "models" / "model.pt", weights_only=True))
+        dtype = parser.get_parsed_content("autocast")
+    row = evaluate(network, slices_of(dataset_dir, "test", size), network.num_embeddings, dtype)
+    return row | {"images_per_second": seen / seconds, "parameters": count_parameters(network)}
+
+
+def train_monai(dataset_dir: str, size: int, seconds: float, fast: bool, batch: int) -> Row:
+    """Train MONAI's VQVAE with the loss and optimizer of its tutorial, in float32 or in bfloat16 and channels_last."""
+    set_determinism(0)
+    network = VQVAE(**TUTORIAL)
+    if fast:
+        network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    images, to_unit = slices_of(dataset_dir, "train", size), BytesToUnit()
+    seen, end = 0, time.perf_counter() + seconds
+    network.train()
+    for indices in shuffled(len(images), batch):
+        target = to_unit(images[indices])
+        target = target.contiguous(memory_format=torch.channels_last) if fast else target
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=BFLOAT16, enabled=fast):
+            reconstruction, quantization_loss = network(target)
+            loss = torch.nn.functional.l1_loss(reconstruction.float(), target) + quantization_loss
+        loss.backward()
+        optimizer.step()
+        seen += batch
+        if time.perf_counter() > end:
+            break
+    row = evaluate(network, slices_of(dataset_dir, "test", size), network.num_embeddings, BFLOAT16 if fast else None)
+    return row | {"images_per_second": seen / seconds, "parameters": count_parameters(network)}
+
+
+def shuffled(number: int, batch: int) -> Iterator[torch.Tensor]:
+    """Batches of indices, epoch after epoch, without end."""
+    while True:
+        yield from torch.randperm(number).split(batch)
+
+
+def count_parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+NAMES = ("SSIM", "brain", "PSNR", "codes", "perpl.", "bits/px", "images/s", "param.")
+HEAD = " " * 36 + " ".join(f"{name:>8}" for name in NAMES)
+
+
+def line(name: str, row: Row) -> str:
+    """A row of the table, under HEAD."""
+    figures = (
+        f"{row['ssim']:.4f}",
+        f"{row['ssim_brain']:.4f}",
+        f"{row['psnr']:.2f}",
+        f"{row['codes_used']:.0f}",
+        f"{row['perplexity']:.0f}",
+        f"{row['bits_per_pixel']:.4f}",
+        f"{row['images_per_second']:.1f}",
+        f"{row['parameters'] / 1e6:.2f}M",
+    )
+    return f"{name:<36}" + " ".join(f"{figure:>8}" for figure in figures)
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """The default tokenizer beside MONAI's VQVAE, each trained for the same time."""
+    size, seconds = options.spatial_size, options.seconds
+    print(HEAD, flush=True)
+    ours = train_design(options.dataset_dir, size, seconds, {})
+    print(line("AutoencoderVQ, train.json", ours), flush=True)
+    result: dict[str, Any] = {name: ours[name] for name in ("ssim", "ssim_brain", "perplexity", "codes_used")}
+    if not options.no_peers:
+        for name, fast, key in (("as in its tutorial", False, "peer_ssim"), ("bfloat16", True, "peer_fast_ssim")):
+            row = train_monai(options.dataset_dir, size, seconds, fast, options.peer_batch)
+            print(line(f"MONAI VQVAE, {name}", row), flush=True)
+            result[key] = row["ssim"]
+    return result
+
+
+def study(options: argparse.Namespace) -> dict[str, Any]:
+    """One design after another, each a change to the default, trained for the same time."""
+    if options.one_core:
+        torch.set_num_threads(1)
+        # The schedule counts the time that this process was given, so that other work on the machine does not matter.
+        with mock.patch("time.monotonic", time.process_time):
+            return train_designs(options)
+    return train_designs(options)
+
+
+def train_designs(options: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate the designs of the study that were chosen."""
+    chosen = {name: change for name, change in STUDY.items() if not options.only or options.only in name}
+    if not chosen:
+        raise SystemExit(f"no design has {options.only!r} in its name; there are: {'; '.join(STUDY)}.")
+    print(HEAD, flush=True)
+    result = {}
+    for name, overrides in chosen.items():
+        row = train_design(options.dataset_dir, options.spatial_size, options.seconds, overrides)
+        print(line(name, row), flush=True)
+        result[name] = round(row["ssim"], 4)
+    return result
+
+
+def scaling(options: argparse.Namespace) -> dict[str, Any]:
+    """Time and memory of a training step of the default tokenizer against image size and batch."""
+    loss_function = TokenizerLoss()
+    result = {}
+    print(f"{'size':>5} {'batch':>6} {'images/s':>9} {'ns a pixel':>11} {'peak, bytes a pixel':>20}")
+    for size, batch in options.shapes:
+        torch.manual_seed(0)
+        network = AutoencoderVQ().to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(network.parameters())
+        images = torch.rand(batch, 1, size, size)
+
+        def step(x: torch.Tensor, network: Any = network, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", dtype=BFLOAT16):
+                output = network(x)
+            loss_function(output, x).backward()
+            optimizer.step()
+
+        step(images)
+        times = []
+        for _ in range(options.repeats):
+            start = time.perf_counter()
+            step(images)
+            times.append(time.perf_counter() - start)
+        seconds, pixels = statistics.median(times), batch * size**2
+        memory = peak_megabytes(lambda images=images, step=step: step(images)) * 2**20 / pixels
+        print(
+            f"{size:>5} {batch:>6} {batch / seconds:>9.1f} {1e9 * seconds / pixels:>11.0f} {memory:>20.0f}", flush=True
+        )
+        result[f"ns_per_pixel_{size}_{batch}"] = round(1e9 * seconds / pixels)
+    return result
+
+
+def shape(text: str) -> tuple[int, int]:
+    """SIZExBATCH as numbers."""
+    size, _, batch = text.partition("x")
+    return int(size), int(batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tokenizer",
+        description="Train the bundle's tokenizer and MONAI's VQVAE for the same time on the same slices, and compare "
+        "what they reach on test slices. SSIM: Gaussian window of 11 pixels, data range 1.",
+    )
+    parser.add_argument("--dataset_dir", help="folder of slices; not needed for --scaling")
+    parser.add_argument("--spatial_size", type=int, default=128, help="side of the slices in pixels")
+    parser.add_argument("--seconds", type=float, default=240, help="training time of each network")
+    parser.add_argument("--peer_batch", type=int, default=2, help="batch of MONAI's network")
+    parser.add_argument("--no_peers", action="store_true", help="leave MONAI's network out")
+    parser.add_argument("--study", action="store_true", help="train the designs of benchmarks/study.py instead")
+    parser.add_argument("--only", help="with --study: designs with this in their name alone")
+    parser.add_argument(
+        "--one_core", action="store_true", help="with --study: one thread, and --seconds of processor time"
+    )
+    parser.add_argument("--scaling", action="store_true", help="measure time and memory against size and batch instead")
+    parser.add_argument(
+        "--shapes", type=shape, nargs="+", metavar="SIZExBATCH", help="with --scaling: image sizes and batches",
+        default=[(64, 64), (128, 16), (256, 4), (512, 1), (128, 2), (128, 4), (128, 8)],
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=9, help="with --scaling: timed steps; the median counts")
+    options = parser.parse_args()
+    if options.dataset_dir is None and not options.scaling:
+        parser.error("--dataset_dir is needed: a folder with keras_png_slices_train and so on.")
+    logging.disable(logging.INFO)
+    result = scaling(options) if options.scaling else study(options) if options.study else compare(options)
+    print(json.dumps({key: round(value, 4) for key, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
