@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,8 @@ def _megabytes(field: str) -> float:
 def peak_megabytes(step: Callable[[], object]) -> float:
     """Peak of this process's resident memory during a call, beyond what is resident before it; calls twice."""
     step()  # what is asked for once
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that was freed, but not yet handed back, is not in use
     before = _megabytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     step()

@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from monai_vqprior.cli import main
 from monai_vqprior.files import write_png
+from monai_vqprior.networks import AutoencoderVQ
 
 # Networks and trainings that a test can afford.
 SMALL = ["--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8"]
@@ -76,6 +78,34 @@ def test_later_commands_know_the_settings(
     test = sorted(path.name for path in (phantom / "keras_png_slices_test").iterdir())
     rebuilt = sorted(path.name for path in (output / "reconstructions" / "keras_png_slices_test").iterdir())
     assert rebuilt == test
+
+
+@pytest.mark.parametrize(
+    "codebook",
+    [
+        {"_target_": "monai_vqprior.networks.CosineCodebook", "num_embeddings": 16, "embedding_dim": 4},
+        {"_target_": "monai_vqprior.networks.FSQCodebook", "levels": [4, 4]},
+    ],
+    ids=["cosine", "FSQ"],
+)
+def test_later_commands_know_the_codebook(codebook: dict[str, object], phantom: Path, tmp_path: Path) -> None:
+    """Codes of another codebook, read by the default one, would be wrong and look right."""
+    assert train(phantom, tmp_path, "--codebook", str(codebook)) == 0
+    assert main(["reconstruct", "--dataset_dir", str(phantom), "--output_dir", str(tmp_path), "--device", "cpu"]) == 0
+    network = AutoencoderVQ(channels=[8], codebook=ConfigParser({"c": codebook}).get_parsed_content("c")).eval()
+    network.load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
+    for path in sorted((phantom / "keras_png_slices_test").iterdir())[:3]:
+        image = torch.from_numpy(np.asarray(Image.open(path)) / np.float32(255))[None, None]
+        expected = network(image)[0, 0].detach().clamp(0, 1).mul(255).numpy()
+        rebuilt = np.asarray(Image.open(tmp_path / "reconstructions" / "keras_png_slices_test" / path.name))
+        np.testing.assert_allclose(rebuilt, expected, atol=0.51)
+
+
+def test_codebook_of_another_size_is_refused(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codebook = "{'_target_': 'monai_vqprior.networks.FSQCodebook', 'levels': [8, 5]}"
+    words = ["train", "--dataset_dir", phantom, "--output_dir", tmp_path / "new", *QUICK, "--codebook", codebook]
+    assert "--num_embeddings 40" in fails(capsys, *words)
+    assert not (tmp_path / "new").exists()
 
 
 def test_damaged_settings_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

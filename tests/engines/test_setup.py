@@ -20,18 +20,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.bundle import ConfigParser
 
 from monai_vqprior.engines import (
     check_counts,
+    check_num_embeddings,
     check_output,
     check_run,
     check_spatial_size,
     claim_run,
+    component_config,
     mixed_precision,
     select_device,
     write_settings,
 )
 from monai_vqprior.errors import InputError
+from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook, RotationTrick
 
 
 def set_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -243,3 +247,37 @@ def test_check_counts_refuses_what_is_no_count(value: object) -> None:
     check_counts(batch_size=1, max_epochs=10**6)
     with pytest.raises(InputError, match="batch_size must be a whole number of at least 1"):
         check_counts(max_epochs=1, batch_size=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "codebook",
+    [
+        EMACodebook(16, 4, decay=0.5, entropy_weight=0.1, gradient=RotationTrick()),
+        CosineCodebook(12, 3, accumulation_steps=2),
+        FSQCodebook((4, 3)),
+    ],
+    ids=lambda codebook: type(codebook).__name__,
+)
+def test_component_config_builds_the_same_codebook_again(codebook: torch.nn.Module) -> None:
+    config = json.loads(json.dumps(component_config(codebook)))
+    assert config["_target_"] == f"monai_vqprior.networks.{type(codebook).__name__}"
+    twin = ConfigParser({"codebook": config}).get_parsed_content("codebook")
+    assert type(twin) is type(codebook)
+    assert component_config(twin) == config
+    twin.load_state_dict(codebook.state_dict())
+    z = torch.randn(2, codebook.embedding_dim, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(twin.encode(z), codebook.encode(z))
+
+
+def test_component_config_names_the_module_of_a_class_that_its_package_does_not_export() -> None:
+    assert component_config(_Own())["_target_"] == f"{_Own.__module__}._Own"
+
+
+class _Own(torch.nn.Module):
+    pass
+
+
+def test_number_of_codes_that_differs_is_an_error_with_the_option_to_pass() -> None:
+    check_num_embeddings(FSQCodebook((8, 8, 8)), 512)
+    with pytest.raises(InputError, match=r"has 1000 codes, but num_embeddings is 512: pass --num_embeddings 1000"):
+        check_num_embeddings(FSQCodebook((8, 5, 5, 5)), 512)

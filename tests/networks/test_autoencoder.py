@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets import VQVAE
 
-from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
+from monai_vqprior.networks.autoencoder import AutoencoderVQ, GlobalContext, PreactivationBlock
 from monai_vqprior.networks.codebook import EMACodebook
 
 SIZES = {2: (16, 24), 3: (8, 12, 16)}
@@ -252,6 +252,71 @@ def test_a_few_steps_reduce_the_loss_much(channels: tuple[int, ...]) -> None:
     assert F.mse_loss(network.eval()(x), x).item() < 0.1 * variance
 
 
+def test_volume_of_64_cubed_trains_with_checkpointing() -> None:
+    torch.manual_seed(0)
+    network = AutoencoderVQ(
+        3,
+        channels=(16,),
+        num_encoder_blocks=1,
+        num_decoder_blocks=1,
+        codebook=EMACodebook(32, 4),
+        use_checkpointing=True,
+    )
+    axis = torch.linspace(-1, 1, 64)
+    volume = (torch.cartesian_prod(axis, axis, axis).norm(dim=1) < 0.7).float().view(1, 1, 64, 64, 64)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        reconstruction, commitment = network(volume)
+        loss = F.l1_loss(reconstruction, volume) + commitment
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+    assert network.eval().index_quantize(volume).shape == (1, 16, 16, 16)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_codes_follow_the_patches_with_a_pixel_above_the_background(spatial_dims: int) -> None:
+    network = tiny(spatial_dims, background=0.5)
+    x = 0.5 * images(spatial_dims, batch=3)
+    x[0, 0][(slice(4, 8),) * spatial_dims] = 0.9  # one patch of the first image
+    masks = []
+    network.codebook.register_forward_pre_hook(lambda _, args, kwargs: masks.append(kwargs["mask"]), with_kwargs=True)
+    network(x)
+    expected = torch.zeros(3, *(side // 4 for side in SIZES[spatial_dims]), dtype=torch.bool)
+    expected[(0,) + (1,) * spatial_dims] = True
+    assert torch.equal(masks[0], expected)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_context_is_made_from_the_mean_and_added_everywhere(spatial_dims: int) -> None:
+    torch.manual_seed(0)
+    context = GlobalContext(5)
+    x = torch.randn(2, 5, *SIZES[spatial_dims])
+    torch.testing.assert_close(context(x), x)  # a new one is the identity
+    torch.nn.init.normal_(context.linear2.weight)
+    hidden = x.numpy().reshape(2, 5, -1).mean(2) @ context.linear1.weight.detach().numpy().T
+    hidden += context.linear1.bias.detach().numpy()
+    added = (hidden / (1 + np.exp(-hidden))) @ context.linear2.weight.detach().numpy().T
+    expected = x.numpy() + added.reshape(2, 5, *(1 for _ in range(spatial_dims)))
+    np.testing.assert_allclose(context(x).detach().numpy(), expected, atol=1e-5)
+
+
+def test_encoder_has_one_context() -> None:
+    kinds = [type(layer) for layer in tiny().encoder]
+    assert kinds.count(GlobalContext) == 1
+
+
+def test_numbers_of_blocks_one_for_each_level() -> None:
+    network = tiny(channels=(16, 16), num_encoder_blocks=(1, 3), num_decoder_blocks=[0, 2])
+    blocks = [[isinstance(layer, PreactivationBlock) for layer in half] for half in (network.encoder, network.decoder)]
+    # Down: a stem and its blocks, twice, then context, norm, activation and convolution; up: the mirror of it.
+    assert blocks[0] == [False, True, False, True, True, True] + [False] * 4
+    assert blocks[1] == [False, True, True] + [False] * 6
+
+
 def test_new_block_is_the_identity() -> None:
     x = torch.randn(2, 16, 5, 7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(PreactivationBlock(2, 16)(x), x)
@@ -319,6 +384,12 @@ def test_bfloat16_autocast_with_channels_last() -> None:
         ({"channels": (16, 0)}, r"channels must .*, got \[16, 0\]"),
         ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
         ({"num_encoder_blocks": -1}, r"num_encoder_blocks must not be negative, got -1\."),
+        ({"in_channels": 0}, "in_channels and out_channels must be positive, got 0 and 1"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        (
+            {"num_encoder_blocks": (1, 2)},
+            r"num_encoder_blocks must be one number or one for each of the 1 channels, .*",
+        ),
         ({"num_decoder_blocks": -2}, r"num_decoder_blocks must not be negative, got -2\."),
     ],
 )
