@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = ["STUDY"]
 
-CODEBOOK = "network_def#codebook"
+CODEBOOK = "codebook"
 NETWORK = "network_def#_target_"
 LOSS = "train#loss"
 
@@ -28,7 +28,7 @@ STUDY: dict[str, dict[str, Any]] = {
     "codebook: cosine": {f"{CODEBOOK}#_target_": "monai_vqprior.networks.CosineCodebook"},
     "codebook: FSQ (8, 8, 8)": {CODEBOOK: {"_target_": "monai_vqprior.networks.FSQCodebook", "levels": [8, 8, 8]}},
     "codebook: rotation trick": {f"{CODEBOOK}#gradient": {"_target_": "monai_vqprior.networks.RotationTrick"}},
-    "codebook: background left out": {"network_def#background": 0.02},
+    "codebook: background left out": {"background": 0.02},
     "codes: length 4": {"embedding_dim": 4},
     "codes: length 16": {"embedding_dim": 16},
     "codes: length 32": {"embedding_dim": 32},
@@ -44,7 +44,7 @@ STUDY: dict[str, dict[str, Any]] = {
     "grid: two levels, 108 and 512 codes": {
         NETWORK: "benchmarks.designs.TwoLevelVQ",
         "network_def#top": 512,
-        f"{CODEBOOK}#num_embeddings": 108,
+        "num_embeddings": 108,
         "validate#additional_metrics#codes_used#num_embeddings": 620,
         "validate#additional_metrics#perplexity#num_embeddings": 620,
     },

@@ -22,6 +22,7 @@ from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
+from monai_vqprior.networks.stepper import PositionStepper, head_weights, logits_of
 
 __all__ = ["GatedPixelCNN"]
 
@@ -157,59 +158,9 @@ class GatedPixelCNN(nn.Module):
         """
         codes = torch.zeros(batch_size, *self.spatial_size, dtype=torch.long, device=self.position.device)
         conditions = self._conditions(batch_size, labels, values)
-        self._advance(0, codes, self.position, [None] * len(self.layers), conditions, choose, 0)
+        run = _Run(self, choose, conditions, batch_size)
+        run.advance(0, codes, self.position, [None] * len(self.layers), 0)
         return codes
-
-    def _advance(
-        self,
-        axis: int,
-        codes: torch.Tensor,
-        position: torch.Tensor,
-        links: Sequence[torch.Tensor | None],
-        conditions: Sequence[torch.Tensor | None],
-        choose: Callable[[int, torch.Tensor], torch.Tensor],
-        first: int,
-    ) -> None:
-        """
-        Run stack ``axis`` slice by slice, and inside each slice the stacks of the axes after it.
-
-        Args:
-            axis: the stack to run.
-            codes: the part of the grids that this run fills, (B, *spatial) with size 1 along the axes before ``axis``.
-            position: the position embedding of that part, (1, C, *spatial).
-            links: what the stack before says to each layer, (B, 2C, *spatial), or None for the first stack.
-            conditions: (B, 2C, 1, ...) or None, for each layer.
-            choose: see :meth:`generate`.
-            first: position in raster order of the first code of the part.
-        """
-        length = codes.shape[axis + 1]
-        stride = codes[0].numel() // length  # positions in one slice
-        caches: list[torch.Tensor | None] = [None] * len(self.layers)
-        before = torch.zeros(1)
-        for i in range(length):
-            x = position.narrow(axis + 2, i, 1)
-            if i > 0:
-                x = self.embedding(before).movedim(-1, 1) + x
-            x = x.expand(len(codes), *x.shape[1:])
-            part = codes.narrow(axis + 1, i, 1)
-            inner: list[torch.Tensor | None] = []
-            for index, module in enumerate(self.layers):
-                layer = cast(GatedLayer, module)
-                link = links[index]
-                conv = cast(CausalConv, layer.convs[axis])
-                cache = caches[index]
-                gate, caches[index] = conv.step(x, conv.start(x) if cache is None else cache)
-                gate = layer.add_context(gate, None if link is None else link.narrow(axis + 2, i, 1), conditions[index])
-                x = layer.finish(axis, x, gate)
-                if axis < len(layer.links):
-                    inner.append(layer.links[axis](gate))
-            start = first + i * stride
-            if axis + 1 < self.spatial_dims:
-                self._advance(axis + 1, part, position.narrow(axis + 2, i, 1), inner, conditions, choose, start)
-            else:
-                logits = self.head(x).flatten(1)  # (B, K, 1, ...) -> (B, K)
-                part.copy_(choose(start, logits).view_as(part))
-            before = part
 
     def _conditions(
         self, batch_size: int, labels: torch.Tensor | None, values: torch.Tensor | None
@@ -232,3 +183,78 @@ class GatedPixelCNN(nn.Module):
             hidden = hidden + self.value_embedding(torch.cat([values, known.to(hidden.dtype)], dim=1))
         ones = (1,) * self.spatial_dims
         return [head(F.silu(hidden)).view(batch_size, -1, *ones) for head in self.condition_heads]
+
+
+class _Run:
+    """One call of :meth:`GatedPixelCNN.generate`: what stays the same from its first position to its last."""
+
+    def __init__(
+        self,
+        network: GatedPixelCNN,
+        choose: Callable[[int, torch.Tensor], torch.Tensor],
+        conditions: list[torch.Tensor | None],
+        batch_size: int,
+    ) -> None:
+        self.layers = [cast(GatedLayer, layer) for layer in network.layers]
+        self.embedding = network.embedding.weight
+        self.head = head_weights(network.head)
+        self.spatial_dims = network.spatial_dims
+        self.choose = choose
+        self.conditions = conditions
+        self.stepper = PositionStepper(self.layers, batch_size, network.spatial_size[-1])
+
+    def advance(
+        self,
+        axis: int,
+        codes: torch.Tensor,
+        position: torch.Tensor,
+        links: Sequence[torch.Tensor | None],
+        first: int,
+    ) -> None:
+        """
+        Run stack ``axis`` slice by slice, and inside each slice the stacks of the axes after it.
+
+        Args:
+            axis: the stack to run.
+            codes: the part of the grids that this run fills, (B, *spatial) with size 1 along the axes before ``axis``.
+            position: the position embedding of that part, (1, C, *spatial).
+            links: what the stack before says to each layer, (B, 2C, *spatial), or None for the first stack.
+            first: position in raster order of the first code of the part.
+        """
+        if axis == self.spatial_dims - 1:
+            self.fill_line(codes, position, links, first)
+            return
+        length = codes.shape[axis + 1]
+        stride = codes[0].numel() // length  # positions in one slice
+        caches: list[torch.Tensor | None] = [None] * len(self.layers)
+        for i in range(length):
+            x = position.narrow(axis + 2, i, 1)
+            if i > 0:
+                x = F.embedding(codes.narrow(axis + 1, i - 1, 1), self.embedding).movedim(-1, 1) + x
+            x = x.expand(len(codes), *x.shape[1:])
+            inner: list[torch.Tensor | None] = []
+            for index, layer in enumerate(self.layers):
+                link = links[index]
+                conv = cast(CausalConv, layer.convs[axis])
+                cache = caches[index]
+                gate, caches[index] = conv.step(x, conv.start(x) if cache is None else cache)
+                link = None if link is None else link.narrow(axis + 2, i, 1)
+                gate = layer.add_context(gate, link, self.conditions[index])
+                inner.append(layer.links[axis](gate))
+                x = layer.finish(axis, x, gate)
+            part, place = codes.narrow(axis + 1, i, 1), position.narrow(axis + 2, i, 1)
+            self.advance(axis + 1, part, place, inner, first + i * stride)
+
+    def fill_line(
+        self, codes: torch.Tensor, position: torch.Tensor, links: Sequence[torch.Tensor | None], first: int
+    ) -> None:
+        """Run the last stack along a line, position by position; arguments as in :meth:`advance`."""
+        line = codes.view(len(codes), -1)  # (B, L)
+        places = position.flatten(2)[0].t()  # (L, C)
+        self.stepper.start(links, self.conditions)
+        x = places[0].expand(len(codes), -1)
+        for j in range(line.shape[1]):
+            if j > 0:
+                x = F.embedding(line[:, j - 1], self.embedding) + places[j]
+            logits = logits_of(self.stepper.step(j, x), self.head)
+            line[:, j] = self.choose(first + j, logits)

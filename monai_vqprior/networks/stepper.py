@@ -1,0 +1,129 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from monai_vqprior.networks.causal import CausalConv, GatedLayer
+
+__all__ = ["PositionStepper", "head_weights", "logits_of"]
+
+
+class PositionStepper:
+    """
+    The innermost loop of sampling: the last stack of all layers, one position after another along the last axis.
+
+    A position of a layer takes four operations, none of which allocates or copies. The inputs of a line lie side by
+    side in one buffer, in which the window that a position sees is a view. The weights are laid out once as matrices,
+    and carry what else there is to do: sigmoid(x) = (1 + tanh(x / 2)) / 2 makes of both nonlinearities one tanh, with
+    both halves folded into the matrices around it; and a constant 1 beside the features brings in the bias.
+
+    Args:
+        layers: the layers of a prior; read once, so that later changes of their weights do not count.
+        batch_size: number of grids, B.
+        length: positions of a line, L.
+    """
+
+    def __init__(self, layers: Sequence[GatedLayer], batch_size: int, length: int) -> None:
+        last = len(layers[0].convs) - 1
+        # Gates: the second half, the control, enters a sigmoid.
+        self._into_gate: list[torch.Tensor] = []  # (window * C, 2C)
+        self._gate_bias: list[torch.Tensor] = []  # (2C,)
+        self._out: list[torch.Tensor] = []  # (C + 1, C)
+        self._halves: torch.Tensor
+        for layer in layers:
+            weight, bias = _weights(cast(CausalConv, layer.convs[last]).conv)
+            out, out_bias = _weights(layer.outs[last])
+            channels = weight.shape[1]
+            halves = torch.ones_like(bias)
+            halves[channels:] = 0.5
+            window = weight.flatten(2).permute(2, 1, 0).flatten(0, 1)  # (window * C, 2C)
+            self._into_gate.append((window * halves).contiguous())
+            self._gate_bias.append(bias * halves)
+            self._out.append(torch.cat([0.5 * out.flatten(1).t(), out_bias[None]]))
+            self._halves = halves
+
+        like = self._into_gate[0].new_zeros
+        past = cast(CausalConv, layers[0].convs[last]).past
+        # Layer i reads buffer i and writes buffer i + 1; the first entries are the zeros before a line.
+        buffers = [like(batch_size, past + length, channels) for _ in range(len(layers) + 1)]
+        width = (past + 1) * channels
+        self._windows: list[list[torch.Tensor]] = [
+            [x.as_strided((batch_size, width), (x.stride(0), 1), j * channels) for x in buffers[:-1]]
+            for j in range(length)
+        ]
+        self._inputs: list[list[torch.Tensor]] = [[x[:, past + j] for x in buffers] for j in range(length)]
+        self._gate = like(batch_size, 2 * channels)
+        self._content, self._control = self._gate.split(channels, 1)
+        self._gated = like(batch_size, channels + 1)
+        self._gated[:, channels] = 1
+        self._features = self._gated[:, :channels]
+        self._context: list[tuple[torch.Tensor, ...]] = []
+
+    def start(self, links: Sequence[torch.Tensor | None], conditions: Sequence[torch.Tensor | None]) -> None:
+        """
+        Begin a line.
+
+        Args:
+            links: what the stack before says to each layer, (B, 2C, 1, ..., L).
+            conditions: (B, 2C, 1, ...) or None, for each layer.
+        """
+        context = []
+        for link, condition, bias in zip(links, conditions, self._gate_bias, strict=True):
+            total = cast(torch.Tensor, link)
+            total = total if condition is None else total + condition
+            lines = total.flatten(2).permute(2, 0, 1)  # (L, B, 2C)
+            context.append(torch.addcmul(bias, lines, self._halves).contiguous())
+        self._context = list(zip(*(lines.unbind(0) for lines in context), strict=True))
+
+    def step(self, position: int, x: torch.Tensor) -> torch.Tensor:
+        """
+        Pass one position through all layers.
+
+        Args:
+            position: its place in the line; the places before it have been passed.
+            x: its input, (B, C).
+
+        Returns:
+            features of the last layer, (B, C), valid until the next step.
+        """
+        inputs, gate = self._inputs[position], self._gate
+        inputs[0].copy_(x)
+        contexts, windows = self._context[position], self._windows[position]
+        for i, (context, window) in enumerate(zip(contexts, windows, strict=True)):
+            torch.addmm(context, window, self._into_gate[i], out=gate)
+            gate.tanh_()
+            torch.addcmul(self._content, self._content, self._control, out=self._features)
+            torch.addmm(inputs[i], self._gated, self._out[i], out=inputs[i + 1])
+        return inputs[-1]
+
+
+def head_weights(head: nn.Sequential) -> tuple[torch.Tensor, ...]:
+    """Weights of a prior's head as matrices: (C, C), (C,), (C, K), (K,)."""
+    (first, first_bias), (second, second_bias) = _weights(head[1]), _weights(head[3])
+    return first.flatten(1).t(), first_bias, second.flatten(1).t(), second_bias
+
+
+def logits_of(x: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Logits (B, K) of features (B, C), by the weights that :func:`head_weights` laid out."""
+    first, first_bias, second, second_bias = weights
+    return torch.addmm(second_bias, F.silu(torch.addmm(first_bias, F.silu(x), first)), second)
+
+
+def _weights(conv: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution of any dimensions."""
+    return cast(torch.Tensor, conv.weight), cast(torch.Tensor, conv.bias)
