@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
-from monai_vqprior.inferers.prior import VQPriorInferer, sample_uniforms
+from monai_vqprior.inferers.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
+from monai_vqprior.inferers.likelihood import code_log_likelihood, code_map, reading_order
+from monai_vqprior.inferers.prior import VQPriorInferer
 from monai_vqprior.inferers.tokenizer import ConstantInferer, MixedPrecisionInferer, TokenizerInferer, encode_grids
 
 __all__ = [
@@ -19,6 +21,13 @@ __all__ = [
     "MixedPrecisionInferer",
     "TokenizerInferer",
     "VQPriorInferer",
+    "code_log_likelihood",
+    "code_map",
+    "draw_codes",
     "encode_grids",
+    "guide",
+    "keep_top_k",
+    "keep_top_p",
+    "reading_order",
     "sample_uniforms",
 ]

@@ -11,32 +11,23 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.inferers import Inferer
+from monai.utils.ordering import Ordering
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.inferers.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
+from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
+from monai_vqprior.inferers.rows import NOTHING, Rows, condition_rows, given_rows, tile_rows
 from monai_vqprior.losses import code_bits
 
-__all__ = ["VQPriorInferer", "sample_uniforms"]
-
-
-def sample_uniforms(seed: int, index: int, length: int) -> np.ndarray:
-    """
-    The random numbers that sample ``index`` is made from: they depend on ``(seed, index)`` alone.
-
-    Args:
-        seed: seed of the run, not negative.
-        index: number of the sample, not negative.
-        length: how many numbers, one for each code of the grid.
-
-    Returns:
-        (length,) float64 in [0, 1).
-    """
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index]))).random(length)
+__all__ = ["VQPriorInferer"]
 
 
 class VQPriorInferer(Inferer):
@@ -48,12 +39,21 @@ class VQPriorInferer(Inferer):
     Sample i is made in tile ``i // tile_size`` at place ``i % tile_size``, and tiles are always computed whole. A
     kernel rounds differently at another batch size, and one rounding error can flip a draw and with it the rest of a
     grid; with whole tiles sample i goes through the very same operations whoever asks for it, so that it depends on
-    (seed, i) alone, on one machine with one number of threads.
+    (seed, i) and on its own conditions and given codes alone, on one machine with one number of threads.
+
+    At each position the logits are guided, divided by the temperature, cut to the top k, and then to the nucleus of
+    what is left of their probabilities, in this order. None of it touches :meth:`bits` and :meth:`log_likelihood`,
+    which rate by the network's own distribution.
 
     Args:
         temperature: divides the logits; below 1 the samples become more typical and less diverse.
         top_k: draw from the k most probable codes only; None for all.
         tile_size: samples that are computed together.
+        top_p: draw from the nucleus only, the fewest codes whose probability reaches this share, in (0, 1]; see
+            :func:`~monai_vqprior.inferers.draws.keep_top_p`. None or 1 for all codes.
+        guidance_scale: how much to stress the conditions, not negative; see
+            :func:`~monai_vqprior.inferers.draws.guide`. Logits with and without them are computed in one batch of two
+            tiles. 1 is the network as it is, at no cost. Needs a network that has seen grids without conditions.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -65,7 +65,14 @@ class VQPriorInferer(Inferer):
         torch.Size([3, 4, 4])
     """
 
-    def __init__(self, temperature: float = 1.0, top_k: int | None = None, tile_size: int = 16) -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        tile_size: int = 16,
+        top_p: float | None = None,
+        guidance_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         if not temperature > 0:
             raise InputError(f"temperature must be positive, got {temperature}.")
@@ -73,9 +80,15 @@ class VQPriorInferer(Inferer):
             raise InputError(f"top_k must be at least 1, got {top_k}.")
         if tile_size < 1:
             raise InputError(f"tile_size must be at least 1, got {tile_size}.")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1, got {top_p}.")
+        if not 0 <= guidance_scale < math.inf:
+            raise InputError(f"guidance_scale must be a number of at least 0, got {guidance_scale}.")
         self.temperature = temperature
         self.top_k = top_k
         self.tile_size = tile_size
+        self.top_p = top_p
+        self.guidance_scale = guidance_scale
 
     def __call__(
         self,
@@ -85,7 +98,9 @@ class VQPriorInferer(Inferer):
         values: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits (B, K, *grid) of code grids (B, *grid), given the conditions of the network."""
-        return network(inputs, **_conditions(labels, values))
+        # Only the conditions that there are: networks without conditions take no such arguments.
+        conditions = {"labels": labels, "values": values}
+        return network(inputs, **{name: rows for name, rows in conditions.items() if rows is not None})
 
     @torch.no_grad()
     def bits(
@@ -99,85 +114,174 @@ class VQPriorInferer(Inferer):
         return code_bits(self(inputs, network, labels, values), inputs)
 
     @torch.no_grad()
+    def log_likelihood(
+        self,
+        inputs: torch.Tensor,
+        network: Any,
+        labels: torch.Tensor | None = None,
+        values: torch.Tensor | None = None,
+        orderings: Sequence[Ordering | Sequence[int]] = ((),),
+        reduction: str = "none",
+    ) -> torch.Tensor:
+        """
+        Natural log-likelihood of code grids, one pass of the network for each ordering.
+
+        :func:`~monai_vqprior.inferers.code_map` shows the values of the codes at image size.
+
+        With several orderings each grid is re-ordered, rated, and the values are put back to where the codes are; what
+        comes out is the mean of the log-likelihoods. Their sum over a grid is then the mean log-likelihood of the grid,
+        a lower bound of that of the mixture of all orderings (Jensen), and a code that one ordering cannot foresee
+        stays visible. The mean of a code's probabilities would be no probability of anything: each has other codes to
+        go by. An ordering means something only as far as the network has learned such grids: flipped left to right,
+        perhaps, when it was trained on such grids too; the network of one raster order rates upside-down brains as what
+        they are to it, improbable.
+
+        Args:
+            inputs: codes, (B, *grid).
+            network: prior that turns grids (B, *grid) into logits (B, K, *grid), in evaluation mode.
+            labels: as the network takes them, (B, number of labels).
+            values: as the network takes them, (B, number of values).
+            orderings: each as in :func:`~monai_vqprior.inferers.reading_order`, such as ``[(), (1,)]`` for the grid as
+                it is and flipped left to right; by default the grid as it is.
+            reduction: "none" for each code, "sum" for each grid.
+
+        Returns:
+            (B, *grid) float64, or (B,) when summed, in nats; finite for finite logits.
+
+        Raises:
+            ValueError: when an ordering does not fit, there is none, or the reduction is another word.
+        """
+        if reduction not in ("none", "sum"):
+            raise InputError(f"reduction must be 'none' or 'sum', got {reduction!r}.")
+        if not len(orderings):
+            raise InputError("orderings must hold at least one ordering, got none.")
+        codes = inputs.flatten(1)  # (B, L)
+        total = torch.zeros_like(codes, dtype=torch.float64)
+        for ordering in orderings:
+            order = reading_order(ordering, inputs.shape[1:]).to(inputs.device)
+            read = codes[:, order].view_as(inputs)
+            total[:, order] += code_log_likelihood(self(read, network, labels, values), read).flatten(1)
+        total /= len(orderings)
+        return total.sum(1) if reduction == "sum" else total.view(inputs.shape)
+
+    @torch.no_grad()
     def sample(
         self,
         network: Any,
         indices: Iterable[int],
         seed: int = 0,
-        labels: Sequence[int] | None = None,
-        values: Sequence[float] | None = None,
+        labels: Rows | None = None,
+        values: Rows | None = None,
         spatial_size: Sequence[int] | None = None,
         on_position: Callable[[], object] | None = None,
+        given: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        Draw grids from the prior, code by code in raster order.
+        Draw grids from the prior, code by code in raster order, or complete grids that are partly given.
 
         A network with a ``generate`` method computes each position once; any other network is run whole for each
         position.
+
+        Conditions and given codes hold for all samples, or there is one of them for each index, in the order of the
+        indices. An index may then come several times: the same random numbers under several conditions.
+
+        Codes are completed in raster order: a code that is drawn knows the codes before it, given or drawn, and none of
+        those after it. So what is given below a hole does not inform it; a hole at the lower end knows all the rest.
 
         Args:
             network: prior that turns grids (B, *grid) into logits (B, K, *grid); logits at a position must depend on
                 the codes before it alone.
             indices: numbers of the samples to draw.
             seed: seed of the run.
-            labels: a class for each label of the network, for all samples; None where it has none or none is known.
-            values: a number for each continuous condition, for all samples.
+            labels: a class for each label of the network, -1 where it is not known; such a row for all samples or one
+                for each index; None where the network has none or none is known.
+            values: a number for each continuous condition, NaN where it is not known; for all samples or each index.
             spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position of each tile, for a progress bar.
+            given: codes to keep, (*grid) for all samples or (number of indices, *grid); of any value where they are
+                not kept.
+            mask: True where the given code is kept, False where one is drawn; bool, of the shape of ``given``.
 
         Returns:
             (number of indices, *grid) int64.
 
         Raises:
-            ValueError: when an index or the seed is negative, or the size is not the network's own.
+            ValueError: when an index or the seed is negative, the size is not the network's own, rows, codes or mask
+                have another shape, a code does not exist, or there is no condition to guide by.
         """
         wanted = list(indices)
         if seed < 0 or any(index < 0 for index in wanted):
-            raise ValueError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
+            raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
         own_size = getattr(network, "spatial_size", spatial_size)
         if own_size is None or (spatial_size is not None and tuple(own_size) != tuple(spatial_size)):
             raise ValueError(f"spatial_size must be that of the network, {own_size}, got {spatial_size}.")
         size = tuple(own_size)
+        rows = condition_rows(labels, values, len(wanted), needed=self.guidance_scale != 1)
+        rows |= given_rows(given, mask, len(wanted), size, getattr(network, "num_embeddings", None))
         network.eval()
-        tiles = {
-            tile: self._sample_tile(network, tile, seed, labels, values, size, on_position)
-            for tile in sorted({index // self.tile_size for index in wanted})
+
+        # An index that comes again is another grid only where the rows may differ.
+        differ = any(len(part) > 1 for part in rows.values())
+        repeats: Counter[int] = Counter()
+        places = []
+        for index in wanted:
+            places.append((index // self.tile_size, repeats[index], index % self.tile_size))
+            repeats[index] += differ
+        tiles: dict[tuple[int, int], dict[int, int]] = {}  # row of each place that is asked for
+        for row, (tile, repeat, place) in enumerate(places):
+            tiles.setdefault((tile, repeat), {})[place] = row
+        grids = {
+            key: self._sample_tile(network, key[0], seed, tile_rows(rows, row_of, self.tile_size), size, on_position)
+            for key, row_of in sorted(tiles.items())
         }
-        grids = [tiles[index // self.tile_size][index % self.tile_size] for index in wanted]
-        return torch.stack(grids) if grids else torch.zeros(0, *size, dtype=torch.long)
+        drawn = [grids[tile, repeat][place] for tile, repeat, place in places]
+        return torch.stack(drawn) if drawn else torch.zeros(0, *size, dtype=torch.long)
 
     def _sample_tile(
         self,
         network: Any,
         tile: int,
         seed: int,
-        labels: Sequence[int] | None,
-        values: Sequence[float] | None,
+        rows: dict[str, torch.Tensor],
         size: tuple[int, ...],
         on_position: Callable[[], object] | None,
     ) -> torch.Tensor:
         """All grids of a tile, (tile_size, *grid)."""
         device = next(network.parameters()).device
         number = self.tile_size
-        length = int(np.prod(size))
+        length = math.prod(size)
         members = range(tile * number, (tile + 1) * number)
         uniforms = np.stack([sample_uniforms(seed, index, length) for index in members], axis=1)
         draws = torch.from_numpy(uniforms).to(device)  # (positions, tile)
 
+        kept: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * length  # mask and codes (tile,)
+        if "mask" in rows:
+            mask, given = (rows.pop(name).flatten(1).t() for name in ("mask", "given"))  # (positions, tile)
+            some = mask.any(1).tolist()
+            pairs = zip(mask.to(device), given.to(device), strict=True)
+            kept = [pair if any_kept else None for pair, any_kept in zip(pairs, some, strict=True)]
+        guided = self.guidance_scale != 1
+
         def choose(position: int, logits: torch.Tensor) -> torch.Tensor:
             if on_position is not None:
                 on_position()
-            return self.draw(logits, draws[position])
+            codes = self.draw(guide(logits, self.guidance_scale) if guided else logits, draws[position])
+            keep = kept[position]
+            if keep is not None:
+                codes = torch.where(*keep, codes)
+            return codes.repeat(2) if guided else codes
 
-        conditions = _conditions(
-            None if labels is None else torch.tensor([list(labels)] * number, device=device),
-            None if values is None else torch.tensor([list(values)] * number, dtype=torch.float32, device=device),
-        )
+        if guided:  # the same samples once more, with no condition
+            rows = {name: torch.cat([part, torch.full_like(part, NOTHING[name])]) for name, part in rows.items()}
+            number *= 2
+        conditions = {name: part.to(device) for name, part in rows.items()}
         if hasattr(network, "generate"):
-            return network.generate(choose, number, **conditions)
-        return _generate_plainly(
-            network, choose, torch.zeros(number, *size, dtype=torch.long, device=device), conditions
-        )
+            grids = network.generate(choose, number, **conditions)
+        else:
+            empty = torch.zeros(number, *size, dtype=torch.long, device=device)
+            grids = _generate_plainly(network, choose, empty, conditions)
+        return grids[: self.tile_size]
 
     def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """
@@ -190,14 +294,14 @@ class VQPriorInferer(Inferer):
         Returns:
             (B,) int64.
         """
-        logits = logits.double() / self.temperature
-        if self.top_k is not None and self.top_k < logits.shape[1]:
-            kept = logits.topk(self.top_k, dim=1)
-            logits = torch.full_like(logits, -torch.inf).scatter(1, kept.indices, kept.values)
-        cumulative = logits.softmax(1).cumsum(1)
-        # Scaled by the last entry, a draw can never fall behind it, however the sum was rounded.
-        targets = uniforms[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
+        if self.temperature != 1:
+            logits = logits.double() / self.temperature
+        if self.top_k is not None:
+            logits = keep_top_k(logits, self.top_k)
+        probabilities = logits.softmax(1, dtype=torch.float64)
+        if self.top_p is not None and self.top_p < 1:
+            probabilities = keep_top_p(probabilities, self.top_p)
+        return draw_codes(probabilities, uniforms)
 
 
 def _generate_plainly(
@@ -212,8 +316,3 @@ def _generate_plainly(
         logits = network(grids, **conditions).flatten(2)[:, :, position]
         flat[:, position] = choose(position, logits)
     return grids
-
-
-def _conditions(labels: torch.Tensor | None, values: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Only the conditions that there are: networks without conditions take no such arguments."""
-    return {name: given for name, given in (("labels", labels), ("values", values)) if given is not None}

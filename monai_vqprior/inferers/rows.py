@@ -1,0 +1,119 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from monai_vqprior.errors import InputError
+
+__all__ = ["NOTHING", "Rows", "condition_rows", "given_rows", "tile_rows"]
+
+#: One number for each label or value of a network, for all samples, or such a row for each sample.
+Rows = Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor
+
+#: What says nothing: a label that is not known, a value that is not known, and a code that is not kept.
+NOTHING = {"labels": -1, "values": math.nan, "given": 0, "mask": False}
+
+
+def condition_rows(labels: Rows | None, values: Rows | None, number: int, needed: bool) -> dict[str, torch.Tensor]:
+    """
+    The conditions that there are.
+
+    Args:
+        labels: a row for all samples or a row for each, -1 for a label that is not known; None for no labels.
+        values: likewise, NaN for a value that is not known.
+        number: number of samples.
+        needed: whether something must be known.
+
+    Returns:
+        ``labels`` int64 and ``values`` float32, those that are given, each (1 or number, labels or values).
+
+    Raises:
+        InputError: when they are of another shape, and when nothing is known but something must be.
+    """
+    rows, known = {}, False
+    for name, told, dtype in (("labels", labels, torch.long), ("values", values, torch.float32)):
+        if told is None:
+            continue
+        try:
+            part = torch.as_tensor(told, dtype=dtype, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name} must be a row of numbers or such a row for each sample ({error}).") from error
+        # Of rows that differ some may know nothing; their samples are drawn as without guidance.
+        known |= part.dim() > 1 or bool((~part.isnan() if name == "values" else part >= 0).any())
+        rows[name] = part[None] if part.dim() == 1 else part
+        if part.dim() not in (1, 2) or len(rows[name]) not in (1, number):
+            raise InputError(f"{name} must be a row or {number} rows, one for each sample, got {tuple(part.shape)}.")
+    if needed and not known:
+        raise InputError("guidance_scale needs a condition to stress, got none: give labels or values, or leave it 1.")
+    return rows
+
+
+def given_rows(
+    given: torch.Tensor | None, mask: torch.Tensor | None, number: int, size: tuple[int, ...], num_codes: int | None
+) -> dict[str, torch.Tensor]:
+    """
+    The codes that are to be kept.
+
+    Args:
+        given: (*grid) for all samples or (number, *grid); None for none.
+        mask: bool, True where they are kept, of the same shape.
+        number: number of samples.
+        size: size of the grid.
+        num_codes: number of codes, K; None where it is not known.
+
+    Returns:
+        ``given`` int64 and ``mask`` bool, each (1 or number, *grid); empty when nothing is given.
+
+    Raises:
+        InputError: when one of them is missing, a shape or type is another, or a code is not one of the network's.
+    """
+    if given is None and mask is None:
+        return {}
+    if given is None or mask is None:
+        raise InputError("given codes and mask come together, got only one of them.")
+    codes, kept = torch.as_tensor(given, device="cpu"), torch.as_tensor(mask, device="cpu")
+    if codes.shape != kept.shape or tuple(codes.shape) not in (size, (number, *size)):
+        raise InputError(
+            f"given codes and mask must both be {size} or {(number, *size)}, got {tuple(codes.shape)} and "
+            f"{tuple(kept.shape)}."
+        )
+    if kept.dtype != torch.bool or codes.is_floating_point():
+        raise InputError(f"given codes must be whole numbers and the mask bool, got {codes.dtype} and {kept.dtype}.")
+    for code in codes[kept].unique().tolist():
+        if code < 0 or (num_codes is not None and code >= num_codes):
+            raise InputError(f"given codes must be codes of the network where the mask is True, got {code}.")
+    return {"given": codes.long().view(-1, *size), "mask": kept.view(-1, *size)}
+
+
+def tile_rows(rows: Mapping[str, torch.Tensor], row_of: Mapping[int, int], tile_size: int) -> dict[str, torch.Tensor]:
+    """
+    Put rows into the places of a tile.
+
+    Args:
+        rows: (n, ...), or (1, ...) for all samples, by name.
+        row_of: number of the row for each place that is asked for.
+        tile_size: places of a tile.
+
+    Returns:
+        (tile_size, ...) by name, with :data:`NOTHING` in the other places.
+    """
+    places, numbers = list(row_of), list(row_of.values())
+    tile = {}
+    for name, part in rows.items():
+        tile[name] = part.new_full((tile_size, *part.shape[1:]), NOTHING[name])
+        tile[name][places] = part[numbers] if len(part) > 1 else part
+    return tile
