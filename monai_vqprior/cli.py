@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         options.function(options)
     except KeyboardInterrupt:
-        print("\nvqprior: interrupted (a training goes on with --resume)", file=sys.stderr)
+        print("\nvqprior: interrupted (training and sampling go on with --resume)", file=sys.stderr)
         return 130
     except Exception as error:
         wrong = input_error_in(error)
@@ -128,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     _option(sample, "num_samples", "how many (default: 10)", int)
     _option(sample, "temperature", "below 1: more typical, less diverse (default: 1)", float)
     _option(sample, "top_k", "draw from the k most probable codes only (default: all)", int)
+    _option(sample, "top_p", "draw from the most probable codes that share this probability (default: all)", float)
+    _option(sample, "guidance_scale", "above 1: stress the conditions (default: 1)", float)
+    _option(sample, "resume", "go on with a run that was cut off, or make it longer", _boolean)
     _option(sample, "nifti", "write NIfTI files too", _boolean)
     _option(sample, "ckpt", "weights of the VQ-VAE", _path)
     _option(sample, "ckpt_prior", "weights of the prior", _path)

@@ -121,8 +121,42 @@ def test_results_are_not_replaced_unless_asked(
     words = ["sample", "--output_dir", output, "--num_samples", 2, "--tile_size", 2, "--device", "cpu"]
     assert main([str(word) for word in words]) == 0
     assert "--overwrite" in fails(capsys, *words)
+    assert "contradict" in fails(capsys, *words, "--overwrite", "--resume")
     assert main([str(word) for word in [*words, "--overwrite", "--num_samples", 1]]) == 0
     assert [path.name for path in (output / "samples").iterdir()] == ["sample_00000.png"]
+
+
+def test_sampling_goes_on_where_it_was_cut_off(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A resumed run ends with the slices of a run that was not cut off, if it has the same settings."""
+    words = ["sample", "--ckpt", run / "models" / "model.pt", "--ckpt_prior", run / "models" / "prior.pt"]
+    words += ["--device", "cpu", "--num_samples", 5, "--tile_size", 2, "--top_p", 0.9, "--output_dir"]
+    for output in (tmp_path / "whole", tmp_path / "cut"):
+        assert main([str(word) for word in [*words, output, "--resume"]]) == 0
+    (tmp_path / "cut" / "samples.png").unlink()
+    (tmp_path / "cut" / "samples" / "sample_00003.png").unlink()
+    assert "drawn with top_p 0.9, not 0.8" in fails(capsys, *words, tmp_path / "cut", "--resume", "--top_p", 0.8)
+    assert main([str(word) for word in [*words, tmp_path / "cut", "--resume"]]) == 0
+    for path in (tmp_path / "whole").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--top_p", "1.5"], "top_p must be above 0 and at most 1, got 1.5"),
+        (["--guidance_scale", "-1"], "guidance_scale must be a number of at least 0, got -1"),
+        (["--guidance_scale", "2"], "guidance_scale needs a condition to stress"),
+        (["--temperature", "0"], "temperature must be positive, got 0"),
+        (["--num_samples", "0"], "num_samples must be a whole number of at least 1, got 0"),
+        (["--seed", "-1"], "seed and indices must not be negative, got -1"),
+    ],
+)
+def test_wrong_options_of_sample(
+    words: list[str], named: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = ["sample", "--ckpt", run / "models" / "model.pt", "--ckpt_prior", run / "models" / "prior.pt"]
+    assert named in fails(capsys, *sample, "--device", "cpu", "--output_dir", tmp_path / "out", *words)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_a_finished_run_is_neither_trained_over_nor_lost(

@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
-from monai_vqprior.engines.checkpoints import find_checkpoint, load_weights, read_checkpoint, unwrap
+from monai_vqprior.engines.checkpoints import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
+from monai_vqprior.engines.processes import Processes, joined_processes
 from monai_vqprior.engines.setup import (
     check_counts,
     check_num_embeddings,
@@ -30,6 +31,7 @@ from monai_vqprior.engines.setup import (
 __all__ = [
     "PrepareBatchCodes",
     "PrepareBatchSlices",
+    "Processes",
     "check_counts",
     "check_num_embeddings",
     "check_output",
@@ -38,6 +40,8 @@ __all__ = [
     "claim_run",
     "component_config",
     "find_checkpoint",
+    "fingerprint",
+    "joined_processes",
     "load_weights",
     "mixed_precision",
     "read_checkpoint",

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ import torch.nn as nn
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["find_checkpoint", "load_weights", "read_checkpoint", "unwrap"]
+__all__ = ["find_checkpoint", "fingerprint", "load_weights", "read_checkpoint", "unwrap"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,19 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)
     return network
+
+
+def fingerprint(network: nn.Module) -> str:
+    """
+    A short text that tells the weights of a network from others: 16 hexadecimal digits of their SHA-256.
+
+    Names, types, shapes and values of all parameters and buffers count; the file they came from and the device do not.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap(network).state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _shape(value: Any) -> tuple[int, ...] | str:

@@ -44,7 +44,8 @@ def select_device(name: str | torch.device | None = None) -> torch.device:
     The device to run on.
 
     Args:
-        name: such as ``cpu``, ``cuda`` or ``cuda:1``; None takes the first GPU where there is one, else the CPU.
+        name: such as ``cpu``, ``cuda`` or ``cuda:1``; None takes a GPU where there is one, else the CPU: the first, or
+            one for each process that ``torchrun`` has started on the machine.
 
     Returns:
         the device.
@@ -53,7 +54,9 @@ def select_device(name: str | torch.device | None = None) -> torch.device:
         InputError: when there is no such device.
     """
     if name is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -201,7 +201,7 @@ class VQPriorInferer(Inferer):
             on_position: called after each position of each tile, for a progress bar.
             given: codes to keep, (*grid) for all samples or (number of indices, *grid); of any value where they are
                 not kept.
-            mask: True where the given code is kept, False where one is drawn; bool, of the shape of ``given``.
+            mask: True where the given code is kept, False where one is drawn; bool, for all samples or each.
 
         Returns:
             (number of indices, *grid) int64.

@@ -70,7 +70,7 @@ def given_rows(
 
     Args:
         given: (*grid) for all samples or (number, *grid); None for none.
-        mask: bool, True where they are kept, of the same shape.
+        mask: bool, True where they are kept, likewise.
         number: number of samples.
         size: size of the grid.
         num_codes: number of codes, K; None where it is not known.
@@ -86,14 +86,12 @@ def given_rows(
     if given is None or mask is None:
         raise InputError("given codes and mask come together, got only one of them.")
     codes, kept = torch.as_tensor(given, device="cpu"), torch.as_tensor(mask, device="cpu")
-    if codes.shape != kept.shape or tuple(codes.shape) not in (size, (number, *size)):
-        raise InputError(
-            f"given codes and mask must both be {size} or {(number, *size)}, got {tuple(codes.shape)} and "
-            f"{tuple(kept.shape)}."
-        )
+    for name, part in (("given codes", codes), ("mask", kept)):
+        if tuple(part.shape) not in (size, (number, *size)):
+            raise InputError(f"{name} must be {size} or {(number, *size)}, got {tuple(part.shape)}.")
     if kept.dtype != torch.bool or codes.is_floating_point():
         raise InputError(f"given codes must be whole numbers and the mask bool, got {codes.dtype} and {kept.dtype}.")
-    for code in codes[kept].unique().tolist():
+    for code in codes.expand(number, *size)[kept.expand(number, *size)].unique().tolist():
         if code < 0 or (num_codes is not None and code >= num_codes):
             raise InputError(f"given codes must be codes of the network where the mask is True, got {code}.")
     return {"given": codes.long().view(-1, *size), "mask": kept.view(-1, *size)}

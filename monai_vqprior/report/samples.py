@@ -11,34 +11,32 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
+from monai_vqprior.engines import component_config, fingerprint, joined_processes, read_settings
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import atomic_path, write_png
+from monai_vqprior.files import atomic_path, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer
+from monai_vqprior.inferers.rows import Rows, condition_rows
 
 __all__ = ["write_samples"]
 
 # Samples on the contact sheet at most, and in one of its rows.
 _MOST_PICTURES = 100
 _COLUMNS = 10
-
-
-def _write_nifti(path: Path, image: torch.Tensor) -> None:
-    """Image (1, H, W) in 0..1 as a NIfTI volume (W, H, 1) float32 that viewers show as the PNG: row 0 is at the top."""
-    voxels = image[0].float().cpu().numpy()[::-1].T[..., None]
-    with atomic_path(path) as temporary:
-        nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels), np.eye(4)), temporary)
 
 
 @torch.no_grad()
@@ -49,51 +47,163 @@ def write_samples(
     inferer: VQPriorInferer,
     num_samples: int = 10,
     seed: int = 0,
-    labels: Sequence[int] | None = None,
-    values: Sequence[float] | None = None,
+    labels: Rows | None = None,
+    values: Rows | None = None,
     nifti: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> None:
     """
     Draw samples from the prior, decode them, and write each as a slice and all (at most 100) on a contact sheet.
 
+    Tile after tile is drawn and written, so that memory does not grow with the number of samples. A run that was cut
+    off at any moment leaves whole files only; resumed, it ends with the files that it would have ended with. Processes
+    started by ``torchrun`` take every n-th tile each, and no sample depends on how many there are.
+
     Args:
-        output_dir: ``samples.png`` and the folder ``samples`` go here; earlier ones are removed if ``overwrite``.
+        output_dir: ``samples.png``, the folder ``samples``, and ``samples.json`` with the settings of the run go here.
         autoencoder: decodes the code grids, with the interface of MONAI's VQVAE.
         prior: see :meth:`monai_vqprior.inferers.VQPriorInferer.sample`.
         inferer: how to draw.
         num_samples: how many samples, numbers 0 to ``num_samples`` - 1.
-        seed: seed of the run; sample i depends on (seed, i) alone.
-        labels: class labels to condition on.
-        values: continuous values to condition on.
+        seed: seed of the run; sample i depends on (seed, i) and its conditions alone.
+        labels: class labels to condition on, a row for all samples or one for each.
+        values: continuous values to condition on, likewise.
         nifti: whether to write each sample as NIfTI too.
         overwrite: whether to remove the samples of an earlier run.
+        resume: whether to go on with an earlier run, if there is one; it may have more samples than before.
 
     Raises:
-        ValueError: when ``num_samples`` is not positive.
+        InputError: when ``num_samples`` is not positive, the conditions do not fit, there is an earlier run that is
+            neither resumed nor replaced, or the run to resume was drawn with other settings.
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be at least 1, got {num_samples}.")
-    folder = Path(output_dir) / "samples"
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
+    if overwrite and resume:
+        raise InputError("--overwrite and --resume contradict one another: pass one of them.")
+    conditions = condition_rows(labels, values, num_samples, needed=inferer.guidance_scale != 1)
+    settings = {
+        "num_samples": num_samples,
+        "seed": seed,
+        **component_config(inferer),
+        **{name: rows.tolist() for name, rows in conditions.items()},
+        "device": next(prior.parameters()).device.type,
+        "autoencoder_weights": fingerprint(autoencoder),
+        "prior_weights": fingerprint(prior),
+    }
+    output = Path(output_dir)
     autoencoder.eval()
-    pictures: list[np.ndarray] = []
-    tiles = range(0, num_samples, inferer.tile_size)
-    positions = len(tiles) * int(np.prod(prior.spatial_size))
-    with tqdm(total=positions, desc="sampling", unit=" codes", leave=False) as bar:
-        for first in tiles:
-            # Tiles are drawn whole, and decoded whole too: then no sample depends on how many there are.
-            indices = range(first, first + inferer.tile_size)
-            grids = inferer.sample(prior, indices, seed, labels, values, on_position=lambda: bar.update())
-            images = autoencoder.decode_samples(grids)
-            for index, image in zip(indices[: num_samples - first], images, strict=False):
-                pixels = to_pixels(image)
-                write_png(folder / f"sample_{index:05d}.png", pixels)
-                if nifti:
-                    _write_nifti(folder / f"sample_{index:05d}.nii.gz", image.clamp(0, 1))
-                if len(pictures) < _MOST_PICTURES:
-                    pictures.append(pixels)
-    rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]
-    write_png(Path(output_dir) / "samples.png", contact_sheet(rows))
-    print(f"{num_samples} samples written to {folder}, the first of them on {Path(output_dir) / 'samples.png'}")
+    number, length = inferer.tile_size, math.prod(prior.spatial_size)
+    with joined_processes() as processes:
+        processes.first(lambda: _claim(output, settings, overwrite, resume))
+        starts = range(processes.rank * number, num_samples, processes.size * number)
+        tiles = [range(start, min(start + number, num_samples)) for start in starts]
+        todo = [tile for tile in tiles if not all(_is_written(output, index, nifti) for index in tile)]
+        with tqdm(
+            desc="sampling",
+            unit=" codes",
+            total=len(tiles) * length,
+            initial=(len(tiles) - len(todo)) * length,
+            leave=False,
+            disable=processes.rank > 0,
+        ) as bar:
+            for tile in todo:
+                rows = {
+                    name: part[tile.start : tile.stop] if len(part) > 1 else part for name, part in conditions.items()
+                }
+                grids = inferer.sample(
+                    prior, tile, seed, rows.get("labels"), rows.get("values"), on_position=lambda: bar.update()
+                )
+                for index, image in zip(tile, _decode(autoencoder, grids, number), strict=True):
+                    _write(output, index, image, nifti)
+        processes.wait()
+        if processes.rank == 0:
+            sheet = _write_sheet(output, min(num_samples, _MOST_PICTURES))
+            print(f"{num_samples} samples written to {output / 'samples'}, the first of them on {sheet}")
+
+
+def _decode(autoencoder: Any, grids: torch.Tensor, tile_size: int) -> torch.Tensor:
+    """
+    Images (n, 1, H, W) of grids (n, *grid), at most a tile of them.
+
+    Tiles are drawn whole, and decoded whole too: then no sample depends on how many there are.
+    """
+    whole = grids.new_zeros(tile_size, *grids.shape[1:])
+    whole[: len(grids)] = grids
+    return autoencoder.decode_samples(whole)[: len(grids)]
+
+
+def _file(output: Path, index: int, suffix: str) -> Path:
+    """Where a sample goes."""
+    return output / "samples" / f"sample_{index:05d}{suffix}"
+
+
+def _claim(output: Path, settings: Mapping[str, Any], overwrite: bool, resume: bool) -> None:
+    """Make the folder that samples go to, keep or remove those that it holds, and write down the settings."""
+    folder, sheet, record = output / "samples", output / "samples.png", output / "samples.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}): give another --output_dir.") from error
+    for leftover in folder.glob(".partial-*"):  # of a process that was killed while it wrote
+        leftover.unlink()
+    exists = any(folder.iterdir()) or sheet.exists()
+    if exists and overwrite:
+        shutil.rmtree(folder)
+        sheet.unlink(missing_ok=True)
+    elif exists and resume:
+        _check_same(record, settings)
+    elif exists:
+        raise InputError(
+            f"{folder} exists: pass --resume to go on with its samples, --overwrite to replace them, or another "
+            "--output_dir."
+        )
+    write_text(record, json.dumps(settings, indent=2) + "\n")
+
+
+def _check_same(record: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with samples that were drawn with other settings than these."""
+    if not record.is_file():
+        raise InputError(f"{record} does not exist, so these samples cannot be gone on with: pass --overwrite.")
+    before = read_settings(record)
+    for key in (key for key in {**before, **settings} if key != "num_samples"):
+        # Of conditions those of the samples that there may be; as text, in which NaN equals NaN.
+        values = (told.get(key) for told in (before, settings))
+        old, new = (json.dumps(x[: before["num_samples"]] if isinstance(x, list) else x) for x in values)
+        if old != new:
+            change = f"{key} {old}, not {new}" if len(old + new) < 80 else f"other {key}"
+            raise InputError(f"{record.parent / 'samples'} was drawn with {change}: pass the same, or --overwrite.")
+    if before["num_samples"] > settings["num_samples"]:
+        raise InputError(
+            f"{record.parent / 'samples'} is a run of {before['num_samples']} samples: pass --num_samples "
+            f"{before['num_samples']} or more, or --overwrite."
+        )
+
+
+def _is_written(output: Path, index: int, nifti: bool) -> bool:
+    """Whether all files of a sample are there; they are whole, for they were renamed when they were."""
+    return _file(output, index, ".png").is_file() and (not nifti or _file(output, index, ".nii.gz").is_file())
+
+
+def _write(output: Path, index: int, image: torch.Tensor, nifti: bool) -> None:
+    """Write an image (1, H, W) as PNG, and if wanted as NIfTI."""
+    write_png(_file(output, index, ".png"), to_pixels(image))
+    if nifti:
+        _write_nifti(_file(output, index, ".nii.gz"), image.clamp(0, 1))
+
+
+def _write_nifti(path: Path, image: torch.Tensor) -> None:
+    """Image (1, H, W) in 0..1 as a NIfTI volume (W, H, 1) float32 that viewers show as the PNG: row 0 is at the top."""
+    voxels = image[0].float().cpu().numpy()[::-1].T[..., None]
+    with atomic_path(path) as temporary:
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels), np.eye(4)), temporary)
+
+
+def _write_sheet(output: Path, number: int) -> Path:
+    """Show the first samples, read from their files, on one picture, and return its path."""
+    pictures = []
+    for index in range(number):
+        with Image.open(_file(output, index, ".png")) as image:
+            pictures.append(np.asarray(image))
+    rows = [pictures[i : i + _COLUMNS] for i in range(0, number, _COLUMNS)]
+    return write_png(output / "samples.png", contact_sheet(rows))

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_vqprior.engines import find_checkpoint, load_weights, read_checkpoint, unwrap
+from monai_vqprior.engines import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
 from monai_vqprior.errors import InputError
 
 
@@ -61,6 +61,23 @@ def parallel(tmp_path: Path) -> Iterator[DistributedDataParallel]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield DistributedDataParallel(network(seed=5))
     dist.destroy_process_group()
+
+
+class TestFingerprint:
+    def test_tells_weights_apart(self) -> None:
+        one = network()
+        others = [network(seed=1), network(width=4), network(bias=False), network().double(), network(), network()]
+        with torch.no_grad():
+            others[4][0].bias[2] += 1e-6
+            others[5][1].running_mean[0] = 1e-6  # a buffer
+        prints = [fingerprint(module) for module in (one, *others)]
+        assert len(set(prints)) == len(prints)
+        assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
+
+    def test_is_of_the_weights_alone(self, parallel: DistributedDataParallel) -> None:
+        assert fingerprint(network().eval()) == fingerprint(network().to(memory_format=torch.channels_last))
+        assert fingerprint(parallel) == fingerprint(network(seed=5))
+        assert fingerprint(nn.Linear(2, 2).bfloat16()) != fingerprint(nn.Identity())
 
 
 class TestFindCheckpoint:

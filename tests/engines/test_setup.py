@@ -53,6 +53,14 @@ class TestSelectDevice:
         set_gpus(monkeypatch, gpus)
         assert select_device() == torch.device(expected)
 
+    @pytest.mark.parametrize(("rank", "expected"), [(0, "cuda:0"), (1, "cuda:1"), (5, "cuda:2")])
+    def test_gives_each_of_torchruns_processes_its_own(
+        self, monkeypatch: pytest.MonkeyPatch, rank: int, expected: str
+    ) -> None:
+        set_gpus(monkeypatch, 3)
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert select_device() == torch.device(expected)
+
     @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1", torch.device("cuda:1"), torch.device("cpu")])
     def test_takes_the_one_asked_for(self, monkeypatch: pytest.MonkeyPatch, name: str | torch.device) -> None:
         set_gpus(monkeypatch, 2)

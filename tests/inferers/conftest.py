@@ -15,10 +15,25 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn as nn
 
 from monai_vqprior.networks import GatedPixelCNN
 
 MakePrior = Callable[..., GatedPixelCNN]
+
+
+class Plain(nn.Module):
+    """The same network without a fast way to generate; it notes the sizes of the batches that pass."""
+
+    def __init__(self, network: GatedPixelCNN) -> None:
+        super().__init__()
+        self.network = network
+        self.spatial_size = network.spatial_size
+        self.batches: set[int] = set()
+
+    def forward(self, codes: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+        self.batches.add(len(codes))
+        return self.network(codes, **conditions)
 
 
 @pytest.fixture
@@ -36,3 +51,9 @@ def make_prior() -> MakePrior:
         return network
 
     return make
+
+
+@pytest.fixture
+def plain() -> type[Plain]:
+    """Makes the plain twin of a prior: the whole network runs for each position."""
+    return Plain

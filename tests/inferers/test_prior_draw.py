@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from scipy.special import softmax
 from scipy.stats import chisquare
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.inferers import VQPriorInferer, sample_uniforms
+from monai_vqprior.inferers import VQPriorInferer, keep_top_p, sample_uniforms
 
 LARGEST_BELOW_ONE = float(np.nextafter(1, 0))
 any_logits = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(-30, 30, width=32))
@@ -84,6 +86,66 @@ class TestDraw:
         assert not seen[[0, 4]].any()
 
     @settings(deadline=None, derandomize=True)
+    @given(any_logits, st.floats(0.01, 1), st.floats(0.2, 5), st.integers(1, 9))
+    def test_top_p_keeps_the_fewest_codes_that_reach_it(
+        self, logits: np.ndarray, p: float, temperature: float, k: int
+    ) -> None:
+        """By hand: temperature, then top-k, then the nucleus of what is left, then its cumulative distribution."""
+        inferer = VQPriorInferer(temperature, top_k=k, top_p=p)
+        uniforms = np.linspace(0, LARGEST_BELOW_ONE, 23)
+        for row in logits:
+            codes = inferer.draw(torch.from_numpy(row).expand(23, -1), torch.from_numpy(uniforms))
+            # Of equal logits PyTorch's top-k keeps any, so here the lowest is allowed to be any of its equals.
+            order = np.argsort(-row, kind="stable")
+            left = softmax(row[order][:k].astype(np.float64) / temperature)
+            number = int(np.argmax(np.cumsum(left) >= p - 1e-9)) + 1
+            allowed = row >= row[order][number - 1]
+            drawn = np.unique(codes.numpy())
+            assert allowed[drawn].all()
+            # Rounding may let in the code after one that reaches p all but exactly.
+            assert len(drawn) <= number + (np.cumsum(left)[number - 1] < p + 1e-9)
+
+    @pytest.mark.parametrize(
+        ("p", "kept"),
+        [
+            (1e-9, [3]),
+            (0.4, [3]),
+            (0.41, [0, 3]),
+            (0.7, [0, 3]),
+            (0.75, [0, 3, 4]),
+            (0.98, [0, 1, 3, 4]),
+            (1.0, range(5)),
+        ],
+    )
+    def test_nucleus_by_hand(self, p: float, kept: Sequence[int]) -> None:
+        probabilities = np.array([0.3, 0.08, 0.02, 0.4, 0.2])
+        number = 10_000
+        uniforms = (torch.arange(number, dtype=torch.float64) + 0.5) / number
+        logits = torch.from_numpy(np.log(probabilities))
+        seen = np.bincount(VQPriorInferer(top_p=p - 1e-12).draw(logits.expand(number, -1), uniforms), minlength=5)
+        assert np.flatnonzero(seen).tolist() == list(kept)
+        share = probabilities[list(kept)]
+        assert np.abs(seen[list(kept)] - number * share / share.sum()).max() <= 1
+
+    def test_nucleus_is_that_of_the_top_k(self) -> None:
+        """0.4 of 1 is not half, but half of the 0.8 that the top two have."""
+        logits = torch.tensor([0.4, 0.4, 0.1, 0.1], dtype=torch.float64).log()[None]
+        last = torch.tensor([LARGEST_BELOW_ONE], dtype=torch.float64)
+        assert VQPriorInferer(top_p=0.45).draw(logits, last).item() == 1
+        assert VQPriorInferer(top_p=0.45, top_k=2).draw(logits, last).item() == 0
+
+    def test_nucleus_of_equals_takes_the_first(self) -> None:
+        seen = keep_top_p(torch.full((1, 8), 0.125, dtype=torch.float64), 0.3) > 0
+        assert seen.tolist() == [[True] * 3 + [False] * 5]
+
+    @pytest.mark.parametrize("settings", [{}, {"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.5}])
+    def test_leaves_the_logits_as_they_are(self, settings: dict[str, float]) -> None:
+        logits = torch.randn(3, 5, dtype=torch.float64, generator=torch.manual_seed(0))
+        before = logits.clone()
+        VQPriorInferer(**settings).draw(logits, torch.rand(3, dtype=torch.float64))
+        assert torch.equal(logits, before)
+
+    @settings(deadline=None, derandomize=True)
     @given(st.sets(st.integers(0, 7), min_size=1), st.sampled_from([0.0, 1e-300, 0.25, 0.5, LARGEST_BELOW_ONE]))
     def test_never_draws_a_code_of_no_probability(self, possible: set[int], uniform: float) -> None:
         logits = torch.full((1, 8), -torch.inf)
@@ -129,6 +191,12 @@ class TestSampleUniforms:
         ({"temperature": float("nan")}, "temperature must be positive, got nan"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"tile_size": 0}, "tile_size must be at least 1, got 0"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.01}, "top_p must be above 0 and at most 1, got 1.01"),
+        ({"top_p": float("nan")}, "top_p must be above 0 and at most 1, got nan"),
+        ({"guidance_scale": -0.5}, "guidance_scale must be a number of at least 0, got -0.5"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be a number of at least 0, got inf"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a number of at least 0, got nan"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, float], message: str) -> None:

@@ -1,0 +1,98 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from monai_vqprior.errors import InputError
+
+__all__ = ["Processes", "joined_processes"]
+
+# What torchrun tells the processes that it starts.
+_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# How long processes wait for the slowest of them: it may be hours behind, and a process that dies is noticed at once.
+_PATIENCE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """
+    The processes that share a piece of work, as one of them sees them.
+
+    Args:
+        rank: number of this process.
+        size: number of processes.
+        group: what they speak through; None when there is but one.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def first(self, work: Callable[[], object]) -> None:
+        """
+        Let process 0 do something before the others go on.
+
+        Raises:
+            InputError: in all processes, when process 0 raises it.
+        """
+        error = None
+        if self.rank == 0:
+            try:
+                work()
+            except InputError as wrong:
+                error = wrong
+        if self.group is not None:
+            message = [None if error is None else str(error)]
+            dist.broadcast_object_list(message, src=0, group=self.group)
+            if message[0] is not None and error is None:
+                error = InputError(message[0])
+        if error is not None:
+            raise error
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.group is not None:
+            dist.barrier(self.group)
+
+
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """
+    The processes that were started together, by ``torchrun`` or with a process group of their own; else this one alone.
+
+    They speak over the CPU, whatever they compute on. A process group that torchrun's processes do not have yet is made
+    here and ended with the block.
+
+    Yields:
+        the processes.
+    """
+    made = False
+    if dist.is_available() and not dist.is_initialized() and all(name in os.environ for name in _TOLD):
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+        made = True
+    try:
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            yield Processes()
+            return
+        group = dist.group.WORLD if made else dist.new_group(backend="gloo", timeout=_PATIENCE)
+        yield Processes(dist.get_rank(), dist.get_world_size(), group)
+    finally:
+        if made:
+            dist.destroy_process_group()

@@ -1,0 +1,50 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+
+from monai_vqprior.engines import Processes, joined_processes
+from monai_vqprior.errors import InputError
+
+# Two processes: tests/report/test_samples_resumed.py.
+
+
+def test_alone() -> None:
+    done = []
+    with joined_processes() as processes:
+        assert processes == Processes(rank=0, size=1, group=None)
+        processes.first(lambda: done.append(1))
+        processes.wait()
+        with pytest.raises(InputError, match="wrong"):
+            processes.first(refuse)
+    assert done == [1]
+
+
+def refuse() -> None:
+    raise InputError("wrong")
+
+
+def check_group() -> None:
+    assert dist.is_initialized()
+    refuse()
+
+
+def test_one_process_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of one is made, needs nobody, and is gone afterwards, whatever happens."""
+    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="wrong"), joined_processes() as processes:
+        processes.first(check_group)
+    assert not dist.is_initialized()
