@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import shlex
 import shutil
 import warnings
@@ -134,7 +135,8 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
         InputError: when a key does not exist.
     """
     check_keys(overrides, load_configs(root, names))
-    print(f"$ {command_line(root, names, overrides)}", flush=True)
+    if os.environ.get("RANK", "0") == "0":  # not once more for each process of torchrun
+        print(f"$ {command_line(root, names, overrides)}", flush=True)
 
     from monai.bundle import run
 

@@ -176,7 +176,7 @@ def test_fifteen_lines_without_the_bundle(phantom: Path) -> None:
     script = readme.split("<!-- fifteen lines -->\n```python\n")[1].split("```")[0]
     assert len([line for line in script.splitlines() if line.strip()]) <= 15
     names: dict[str, Any] = {}
-    exec(script.replace("path/to/slices", str(phantom)).replace("128", "32"), names)
+    exec(script.replace("128", "32").replace("path/to/slices", str(phantom)), names)
     metrics = names["evaluator"].state.metrics
     assert 0 < metrics["ssim"] < 1
 
