@@ -16,7 +16,6 @@ import json
 import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +23,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from monai.bundle import ConfigParser
 from monai.metrics import PSNRMetric, SSIMMetric
 from monai.networks.nets import VQVAE
 from monai.utils import set_determinism
@@ -32,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_megabytes
 from benchmarks.study import STUDY
-from monai_vqprior.bundles import bundle_root
+from benchmarks.training import bundle_parser, run_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import TokenizerLoss
@@ -90,18 +88,10 @@ def evaluate(network: torch.nn.Module, images: torch.Tensor, num_embeddings: int
 
 def train_design(dataset_dir: str, size: int, seconds: float, overrides: Mapping[str, Any]) -> Row:
     """Train a tokenizer with the bundle's own train.json and these changes to it, and evaluate it on test slices."""
-    root = bundle_root()
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        parser = ConfigParser(ConfigParser.load_config_file(str(root / "configs" / "train.json")))
-        parser["bundle_root"] = str(root)
-        parser["dataset_dir"], parser["output_dir"] = dataset_dir, folder
-        parser["spatial_size"], parser["max_minutes"] = size, seconds / 60
-        for key, value in overrides.items():
-            parser[key] = value
-        for step in ("initialize", "run"):
-            for expression in range(len(parser[step])):
-                parser.get_parsed_content(f"{step}#{expression}")
+    with TemporaryDirectory() as folder:
+        common = {"dataset_dir": dataset_dir, "output_dir": folder, "spatial_size": size, "max_minutes": seconds / 60}
+        parser = bundle_parser(["train.json"], {**common, **overrides})
+        run_parser(parser)
         network, trainer = parser.get_parsed_content("network"), parser.get_parsed_content("train#trainer")
         seen = trainer.state.iteration * parser.get_parsed_content("batch_size")
         network.load_state_dict(torch.load(Path(folder) / "models" / "model.pt", weights_only=True))
