@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +83,7 @@ def evaluate(network: torch.nn.Module, images: torch.Tensor, num_embeddings: int
         for metric in metrics.values():
             metric(output["reconstruction"], target)
     row = {name: float(metric.aggregate()) for name, metric in metrics.items()}
-    bits = positions * float(torch.tensor(num_embeddings).log2()) / images[0].numel()
+    bits = positions * getattr(network, "bits_per_code", math.log2(num_embeddings)) / images[0].numel()
     return row | {"perplexity": perplexity(counts), "codes_used": int((counts > 0).sum()), "bits_per_pixel": bits}
 
 
