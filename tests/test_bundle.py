@@ -77,9 +77,10 @@ def test_network_definitions_agree() -> None:
     assert train["train"]["preprocessing"] == inference["preprocessing"]
     prior, sample = parser("train_prior"), parser("sample")
     definition = dict(prior["prior_def"])
-    assert definition.pop("dropout") == "@prior_dropout"  # of no use after training
+    for key, value in {"dropout": "@prior_dropout", "condition_dropout": "@condition_dropout"}.items():
+        assert definition.pop(key) == value  # of no use after training
     assert definition == sample["prior_def"]
-    for key in ("prior_channels", "prior_layers", "prior_kernel_size"):
+    for key in ("prior_channels", "prior_layers", "prior_kernel_size", "conditions"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
     rebuilt = {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim", "codebook"}
@@ -127,6 +128,7 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
             **{key: SMALL[key] for key in ("num_embeddings", "embedding_dim")},
         },
         **SMALL_PRIOR,
+        "conditions": [],
     }
     rows = (trained / "splits.csv").read_text().splitlines()
     assert len(rows) == 1 + 8 * 4

@@ -22,6 +22,7 @@ from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
+from monai_vqprior.networks.condition_dropout import drop_conditions
 from monai_vqprior.networks.stepper import PositionStepper, head_weights, logits_of
 
 __all__ = ["GatedPixelCNN"]
@@ -50,6 +51,8 @@ class GatedPixelCNN(nn.Module):
             dementia classes; none by default.
         num_values: how many continuous values grids can be conditioned on, such as 1 for the slice position.
         dropout: probability that a gated feature is dropped in training.
+        condition_dropout: probability that conditions are withheld in training
+            (:func:`~monai_vqprior.networks.condition_dropout.drop_conditions`), never in evaluation mode.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -71,6 +74,7 @@ class GatedPixelCNN(nn.Module):
         num_classes: Sequence[int] = (),
         num_values: int = 0,
         dropout: float = 0.0,
+        condition_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -85,6 +89,9 @@ class GatedPixelCNN(nn.Module):
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
         if any(size < 1 for size in self.spatial_size):
             raise InputError(f"spatial_size must be positive, got {spatial_size}.")
+        if not 0 <= condition_dropout < 1:
+            raise InputError(f"condition_dropout must be at least 0 and less than 1, got {condition_dropout}.")
+        self.condition_dropout = condition_dropout
         self.num_classes = tuple(num_classes)
         self.num_values = num_values
 
@@ -172,6 +179,8 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"values must be ({batch_size}, {self.num_values}), got {tuple(values.shape)}.")
         if not len(self.condition_heads):
             return [None] * len(self.layers)
+        if self.training:
+            labels, values = drop_conditions(labels, values, self.condition_dropout)
         hidden = self.position.new_zeros(batch_size, self.position.shape[1])  # (B, C)
         if labels is not None:
             for embedding, label in zip(self.class_embeddings, labels.unbind(1), strict=True):
