@@ -172,6 +172,20 @@ def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:
     assert (trained / "reconstructions.png").is_file()
 
 
+def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    """What ``vqprior`` does with conditions, by MONAI's command: names are fitted anew, or settings are passed on."""
+    options = {**SMALL, **SMALL_PRIOR, "ckpt": trained / "models" / "model.pt"}
+    printed = monai_run(
+        "train_prior", tmp_path, dataset_dir=phantom, max_epochs=1, conditions="[ventricle_size,slice]", **options
+    )
+    assert "conditions: ventricle_size (mean" in printed
+    settings = json.loads((tmp_path / "output" / "models" / "settings.json").read_text())
+    assert [condition["name"] for condition in settings["conditions"]] == ["ventricle_size", "slice"]
+    options |= {"conditions": settings["conditions"], "condition": "slice=0.5,ventricle_size=0.9"}
+    monai_run("sample", tmp_path, num_samples=1, tile_size=1, **options)
+    assert len(list((tmp_path / "output" / "samples").iterdir())) == 1
+
+
 def test_fifteen_lines_without_the_bundle(phantom: Path) -> None:
     """The networks, transforms and handlers in somebody's own MONAI code, as the README shows."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
