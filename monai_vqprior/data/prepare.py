@@ -143,7 +143,7 @@ def prepare_volumes(
         subjects_csv: table to join, see :func:`read_subject_table`.
         pattern: glob that chooses the volumes, see :func:`find_volumes`.
         skip_bad: leave out volumes that cannot be used, and count them, rather than stop at the first.
-        overwrite: write into a folder that is not empty, and replace the slices of an earlier run there.
+        overwrite: write into a folder that is not empty, and replace the slices of an earlier run there and its tables.
         progress: show a progress bar.
 
     Returns:
@@ -267,7 +267,8 @@ def _staged_output(output_dir: Path, overwrite: bool) -> Iterator[Path]:
 
 def _publish(staging: Path, output_dir: Path) -> None:
     """Replace the data set in ``output_dir`` by the one in ``staging``; ``subjects.csv`` goes first and comes last."""
-    (output_dir / "subjects.csv").unlink(missing_ok=True)
+    for table in ("subjects.csv", "slices.csv"):  # the latter of a phantom, or of slices that are replaced
+        (output_dir / table).unlink(missing_ok=True)
     for folder in (split_folder(output_dir, split) for split in SPLITS):
         for stale in folder.glob("case_*_slice_*.nii.png"):
             stale.unlink()
