@@ -52,9 +52,6 @@ class _Label:
     def settings(self) -> dict[str, Any]:
         return {"name": self.name, "classes": list(self.classes)}
 
-    def __str__(self) -> str:
-        return f"{self.name} ({', '.join(self.classes)})"
-
 
 @dataclass(frozen=True)
 class _Value:
@@ -197,9 +194,6 @@ class Conditions:
         encoded = {**self.encode({}), **told}
         kinds = {"labels": self.label_names, "values": self.value_names}
         return {kind: [encoded[name] for name in names] for kind, names in kinds.items() if names}
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self._entries.values()))
 
 
 def fit_condition(name: str, cells: Sequence[str]) -> dict[str, Any]:
