@@ -14,6 +14,7 @@ from __future__ import annotations
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
 from monai_vqprior.engines.checkpoints import find_checkpoint, load_weights, read_checkpoint, unwrap
 from monai_vqprior.engines.setup import (
+    check_conditions,
     check_counts,
     check_num_embeddings,
     check_output,
@@ -30,6 +31,7 @@ from monai_vqprior.engines.setup import (
 __all__ = [
     "PrepareBatchCodes",
     "PrepareBatchSlices",
+    "check_conditions",
     "check_counts",
     "check_num_embeddings",
     "check_output",

@@ -23,6 +23,7 @@ from monai.utils import ensure_tuple_rep
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
+from monai_vqprior.networks.condition_dropout import drop_conditions
 from monai_vqprior.networks.stepper import PositionStepper, head_weights, logits_of
 
 __all__ = ["GatedPixelCNN"]
@@ -54,6 +55,8 @@ class GatedPixelCNN(nn.Module):
         attention_every: a :class:`~monai_vqprior.networks.CausalAttention` follows each layer of which the number is a
             multiple of this; 0 for none.
         num_heads: heads of each attention.
+        condition_dropout: probability that conditions are withheld in training
+            (:func:`~monai_vqprior.networks.condition_dropout.drop_conditions`), never in evaluation mode.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -77,6 +80,7 @@ class GatedPixelCNN(nn.Module):
         dropout: float = 0.0,
         attention_every: int = 0,
         num_heads: int = 4,
+        condition_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -93,6 +97,9 @@ class GatedPixelCNN(nn.Module):
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
         if any(size < 1 for size in self.spatial_size):
             raise InputError(f"spatial_size must be positive, got {spatial_size}.")
+        if not 0 <= condition_dropout < 1:
+            raise InputError(f"condition_dropout must be at least 0 and less than 1, got {condition_dropout}.")
+        self.condition_dropout = condition_dropout
         self.num_classes = tuple(num_classes)
         self.num_values = num_values
 
@@ -191,6 +198,8 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"values must be ({batch_size}, {self.num_values}), got {tuple(values.shape)}.")
         if not len(self.condition_heads):
             return [None] * len(self.layers)
+        if self.training:
+            labels, values = drop_conditions(labels, values, self.condition_dropout)
         hidden = self.position.new_zeros(batch_size, self.position.shape[1])  # (B, C)
         if labels is not None:
             for embedding, label in zip(self.class_embeddings, labels.unbind(1), strict=True):
