@@ -53,6 +53,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest", "pytest-cov", "hypothesis", "einops", "setuptools>=77"],
+        "benchmark": ["vector-quantize-pytorch", "einops"],
         "check": ["ruff", "mypy", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["vqprior=monai_vqprior.cli:main"]},

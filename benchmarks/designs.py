@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -166,6 +167,8 @@ class TwoLevelVQ(AutoencoderVQ):
         width, dim = self.encoder[-1].in_channels, self.embedding_dim
         self.bottom_embeddings = self.num_embeddings
         self.num_embeddings += top
+        #: mean over both grids, where other tokenizers have log2(num_embeddings).
+        self.bits_per_code = (4 * math.log2(self.bottom_embeddings) + math.log2(top)) / 5
         self.top_codebook = EMACodebook(top, dim)
         self.to_top = nn.Sequential(
             FoldDown(2, width, width, 2),

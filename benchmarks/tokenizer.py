@@ -14,24 +14,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import statistics
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
 import torch
-from monai.bundle import ConfigParser
 from monai.metrics import PSNRMetric, SSIMMetric
 from monai.networks.nets import VQVAE
 from monai.utils import set_determinism
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_megabytes
 from benchmarks.study import STUDY
-from monai_vqprior.bundles import bundle_root
+from benchmarks.training import bundle_parser, run_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import TokenizerLoss
@@ -83,24 +83,16 @@ def evaluate(network: torch.nn.Module, images: torch.Tensor, num_embeddings: int
         for metric in metrics.values():
             metric(output["reconstruction"], target)
     row = {name: float(metric.aggregate()) for name, metric in metrics.items()}
-    bits = positions * float(torch.tensor(num_embeddings).log2()) / images[0].numel()
+    bits = positions * getattr(network, "bits_per_code", math.log2(num_embeddings)) / images[0].numel()
     return row | {"perplexity": perplexity(counts), "codes_used": int((counts > 0).sum()), "bits_per_pixel": bits}
 
 
 def train_design(dataset_dir: str, size: int, seconds: float, overrides: Mapping[str, Any]) -> Row:
     """Train a tokenizer with the bundle's own train.json and these changes to it, and evaluate it on test slices."""
-    root = bundle_root()
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        parser = ConfigParser(ConfigParser.load_config_file(str(root / "configs" / "train.json")))
-        parser["bundle_root"] = str(root)
-        parser["dataset_dir"], parser["output_dir"] = dataset_dir, folder
-        parser["spatial_size"], parser["max_minutes"] = size, seconds / 60
-        for key, value in overrides.items():
-            parser[key] = value
-        for step in ("initialize", "run"):
-            for expression in range(len(parser[step])):
-                parser.get_parsed_content(f"{step}#{expression}")
+    with TemporaryDirectory() as folder:
+        common = {"dataset_dir": dataset_dir, "output_dir": folder, "spatial_size": size, "max_minutes": seconds / 60}
+        parser = bundle_parser(["train.json"], {**common, **overrides})
+        run_parser(parser)
         network, trainer = parser.get_parsed_content("network"), parser.get_parsed_content("train#trainer")
         seen = trainer.state.iteration * parser.get_parsed_content("batch_size")
         network.load_state_dict(torch.load(Path(folder) / "models" / "model.pt", weights_only=True))
@@ -203,36 +195,69 @@ def train_designs(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def scaling(options: argparse.Namespace) -> dict[str, Any]:
-    """Time and memory of a training step of the default tokenizer against image size and batch."""
+def training_step(network: torch.nn.Module, device: torch.device) -> Callable[[torch.Tensor], None]:
+    """A step of the bundle's training, in bfloat16 and channels_last."""
+    network = network.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     loss_function = TokenizerLoss()
+
+    def step(images: torch.Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=BFLOAT16):
+            output = network(images.contiguous(memory_format=torch.channels_last))
+        loss_function(output, images).backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median time of a call, after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def peak_bytes(call: Callable[[], object], device: torch.device) -> float:
+    """Peak memory of a call beyond what is in use before it."""
+    if device.type != "cuda":
+        return peak_megabytes(call) * 2**20
+    call()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def scaling(options: argparse.Namespace) -> dict[str, Any]:
+    """Time and memory of a training step against image size and batch, beside MONAI's network at the same sizes."""
+    device = torch.device(options.device)
+    side = 4096
+    factor = torch.randn(side, side, device=device, dtype=BFLOAT16)
+    peak = 2 * side**3 / seconds_of(lambda: factor @ factor, device, options.repeats)
+    print(f"bfloat16 matrix product of {side} x {side}: {peak / 1e12:.2f} TFLOP/s")
+    print(f"{'':>14} {'size':>5} {'batch':>6} {'images/s':>9} {'ns a pixel':>11} {'bytes a pixel':>14} {'of peak':>8}")
     result = {}
-    print(f"{'size':>5} {'batch':>6} {'images/s':>9} {'ns a pixel':>11} {'peak, bytes a pixel':>20}")
-    for size, batch in options.shapes:
-        torch.manual_seed(0)
-        network = AutoencoderVQ().to(memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(network.parameters())
-        images = torch.rand(batch, 1, size, size)
-
-        def step(x: torch.Tensor, network: Any = network, optimizer: Any = optimizer) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", dtype=BFLOAT16):
-                output = network(x)
-            loss_function(output, x).backward()
-            optimizer.step()
-
-        step(images)
-        times = []
-        for _ in range(options.repeats):
-            start = time.perf_counter()
-            step(images)
-            times.append(time.perf_counter() - start)
-        seconds, pixels = statistics.median(times), batch * size**2
-        memory = peak_megabytes(lambda images=images, step=step: step(images)) * 2**20 / pixels
-        print(
-            f"{size:>5} {batch:>6} {batch / seconds:>9.1f} {1e9 * seconds / pixels:>11.0f} {memory:>20.0f}", flush=True
-        )
-        result[f"ns_per_pixel_{size}_{batch}"] = round(1e9 * seconds / pixels)
+    designs = {"AutoencoderVQ": AutoencoderVQ, "MONAI VQVAE": lambda: VQVAE(**TUTORIAL)}
+    for name, make in designs.items():
+        for size, batch in options.shapes if name == "AutoencoderVQ" else options.peer_shapes:
+            torch.manual_seed(0)
+            step = training_step(make(), device)
+            images = torch.rand(batch, 1, size, size, device=device)
+            with FlopCounterMode(display=False) as counter:
+                step(images)
+            seconds = seconds_of(lambda step=step, images=images: step(images), device, options.repeats)
+            pixels = batch * size**2
+            memory = peak_bytes(lambda step=step, images=images: step(images), device) / pixels
+            cost, share = 1e9 * seconds / pixels, counter.get_total_flops() / seconds / peak
+            figures = f"{batch / seconds:>9.1f} {cost:>11.0f} {memory:>14.0f} {share:>8.2f}"
+            print(f"{name:>14} {size:>5} {batch:>6} {figures}", flush=True)
+            result[f"{'' if name == 'AutoencoderVQ' else 'peer_'}ns_per_pixel_{size}_{batch}"] = round(cost)
     return result
 
 
@@ -263,6 +288,11 @@ def main() -> None:
         "--shapes", type=shape, nargs="+", metavar="SIZExBATCH", help="with --scaling: image sizes and batches",
         default=[(64, 64), (128, 16), (256, 4), (512, 1), (128, 2), (128, 4), (128, 8)],
     )  # fmt: skip
+    parser.add_argument(
+        "--peer_shapes", type=shape, nargs="+", metavar="SIZExBATCH", help="the same for MONAI's network",
+        default=[(128, 2), (128, 16)],
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="with --scaling: where to train")
     parser.add_argument("--repeats", type=int, default=9, help="with --scaling: timed steps; the median counts")
     options = parser.parse_args()
     if options.dataset_dir is None and not options.scaling:

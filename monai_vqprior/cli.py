@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     _option(train, "max_minutes", "length of each stage in minutes instead", float)
     _option(train, "val_interval", "epochs between validations (default: 1)", int)
     _option(train, "early_stop", "validations without improvement after which to stop (default: never)", int)
+    _option(
+        train, "conditions", "what the prior is told of a slice, such as [dementia,slice] (default: nothing)", _literal
+    )
     _option(train, "amp", "mixed precision where the hardware has it (default: True)", _boolean)
     _option(train, "ckpt", "weights of the VQ-VAE that the prior is trained on", _path)
 
@@ -131,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     _option(sample, "top_p", "draw from the most probable codes that share this probability (default: all)", float)
     _option(sample, "guidance_scale", "above 1: stress the conditions (default: 1)", float)
     _option(sample, "resume", "go on with a run that was cut off, or make it longer", _boolean)
+    _option(sample, "condition", "what to draw, such as dementia=Mild_Demented,slice=0.5 (default: anything)")
     _option(sample, "nifti", "write NIfTI files too", _boolean)
     _option(sample, "ckpt", "weights of the VQ-VAE", _path)
     _option(sample, "ckpt_prior", "weights of the prior", _path)
@@ -270,6 +274,8 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
     new = names == _STAGES["vqvae"] and not given.get("resume")
     settings = {} if new else saved_settings(places, config)
     if options.command in ("train", "demo"):
+        if not given.get("resume"):
+            settings.pop("conditions", None)  # fitted to the data of the run before
         # What only the other stage knows is meant for it alone.
         known = load_configs(root, _STAGES["prior"])
         given = {key: value for key, value in given.items() if _top(key) in config or _top(key) not in known}
@@ -288,6 +294,13 @@ def _train(options: argparse.Namespace) -> None:
     begun = {stage: (models / f"{stage}_last.pt").is_file() for stage in stages}
     if resume and not any(begun.values()):
         raise InputError(f"there is nothing to resume: {models} holds no run.")
+    conditions = getattr(options, "override.conditions", [])
+    if conditions and len(stages) > 1:
+        from monai_vqprior.data import ConditionTable, SliceFolder
+
+        # The second stage would refuse them too, after the hours of the first.
+        slices = SliceFolder(getattr(options, "override.dataset_dir"), options.overrides.get("split_seed", 0))
+        ConditionTable(slices).fit(conditions)
     for stage in stages:
         # Stage by stage: one that was never begun starts, one that is done is left alone.
         changes = {"resume": begun[stage]} if resume else {}

@@ -77,9 +77,10 @@ def test_network_definitions_agree() -> None:
     assert train["train"]["preprocessing"] == inference["preprocessing"]
     prior, sample = parser("train_prior"), parser("sample")
     definition = dict(prior["prior_def"])
-    assert definition.pop("dropout") == "@prior_dropout"  # of no use after training
+    for key, value in {"dropout": "@prior_dropout", "condition_dropout": "@condition_dropout"}.items():
+        assert definition.pop(key) == value  # of no use after training
     assert definition == sample["prior_def"]
-    for key in ("prior_channels", "prior_layers", "prior_kernel_size"):
+    for key in ("prior_channels", "prior_layers", "prior_kernel_size", "conditions"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
     rebuilt = {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim", "codebook"}
@@ -127,6 +128,7 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
             **{key: SMALL[key] for key in ("num_embeddings", "embedding_dim")},
         },
         **SMALL_PRIOR,
+        "conditions": [],
     }
     rows = (trained / "splits.csv").read_text().splitlines()
     assert len(rows) == 1 + 8 * 4
@@ -168,6 +170,20 @@ def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:
     monai_run("sample", trained.parent, num_samples=3, tile_size=4, **SMALL, **SMALL_PRIOR)
     assert len(list((trained / "samples").iterdir())) == 3
     assert (trained / "reconstructions.png").is_file()
+
+
+def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    """What ``vqprior`` does with conditions, by MONAI's command: names are fitted anew, or settings are passed on."""
+    options = {**SMALL, **SMALL_PRIOR, "ckpt": trained / "models" / "model.pt"}
+    printed = monai_run(
+        "train_prior", tmp_path, dataset_dir=phantom, max_epochs=1, conditions="[ventricle_size,slice]", **options
+    )
+    assert "conditions: ventricle_size (mean" in printed
+    settings = json.loads((tmp_path / "output" / "models" / "settings.json").read_text())
+    assert [condition["name"] for condition in settings["conditions"]] == ["ventricle_size", "slice"]
+    options |= {"conditions": settings["conditions"], "condition": "slice=0.5,ventricle_size=0.9"}
+    monai_run("sample", tmp_path, num_samples=1, tile_size=1, **options)
+    assert len(list((tmp_path / "output" / "samples").iterdir())) == 1
 
 
 def test_fifteen_lines_without_the_bundle(phantom: Path) -> None:

@@ -145,7 +145,7 @@ def test_sampling_goes_on_where_it_was_cut_off(run: Path, tmp_path: Path, capsys
     [
         (["--top_p", "1.5"], "top_p must be above 0 and at most 1, got 1.5"),
         (["--guidance_scale", "-1"], "guidance_scale must be a number of at least 0, got -1"),
-        (["--guidance_scale", "2"], "guidance_scale needs a condition to stress"),
+        (["--guidance_scale", "2"], "guidance_scale stresses a condition"),
         (["--temperature", "0"], "temperature must be positive, got 0"),
         (["--num_samples", "0"], "num_samples must be a whole number of at least 1, got 0"),
         (["--seed", "-1"], "seed and indices must not be negative, got -1"),

@@ -25,7 +25,15 @@ from monai_vqprior.bundles import bundle_root, check_keys, load_configs
 from monai_vqprior.cli import _parser
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "bundle/docs/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/plugging-in.md",
+    "docs/tokenizer.md",
+    "bundle/docs/README.md",
+]
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(monai_vqprior.__path__, "monai_vqprior.")

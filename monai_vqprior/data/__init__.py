@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from monai_vqprior.data.condition_table import ConditionTable
+from monai_vqprior.data.conditions import Conditions, fit_condition
 from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
 from monai_vqprior.data.phantom import PHANTOM_LABELS, PhantomSlice, phantom_slice, write_phantom
 from monai_vqprior.data.prepare import PrepareSummary, prepare_volumes, read_subject_table
@@ -20,11 +22,14 @@ from monai_vqprior.data.volumes import find_volumes, load_volume, volume_slices
 __all__ = [
     "PHANTOM_LABELS",
     "CodeGridDataset",
+    "ConditionTable",
+    "Conditions",
     "PhantomSlice",
     "PrepareSummary",
     "SliceDataset",
     "SliceFolder",
     "find_volumes",
+    "fit_condition",
     "load_volume",
     "mean_image",
     "phantom_slice",

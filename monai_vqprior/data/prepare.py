@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import os
 import tempfile
@@ -26,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_vqprior.data.layout import SPLITS, natural_key, slice_name, split_folder, split_subjects
+from monai_vqprior.data.tables import ID_COLUMNS, read_table
 from monai_vqprior.data.volumes import (
     check_slicing,
     find_volumes,
@@ -40,7 +40,6 @@ from monai_vqprior.files import claim_output, write_png
 
 __all__ = ["PrepareSummary", "prepare_volumes", "read_subject_table"]
 
-_ID_COLUMNS = ("ID", "participant_id", "subject")
 _OWN_COLUMNS = ("case", "subject", "session", "split", "file")
 #: columns of OASIS-1's table -> the names that subjects.csv gives them.
 _OASIS1_COLUMNS = {"Age": "age", "M/F": "sex", "CDR": "cdr"}
@@ -62,31 +61,7 @@ def read_subject_table(path: str | os.PathLike[str]) -> dict[str, dict[str, str]
     Raises:
         InputError: naming the file, when it is missing or no text table, has no column of ids, or names an id twice.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table (CSV or TSV, UTF-8): {error}") from error
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval="", skipinitialspace=True)
-    columns = [column.strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    id_column = next((column for column in _ID_COLUMNS if column in columns), None)
-    if id_column is None:
-        raise InputError(f"{path} has no column of ids ({', '.join(_ID_COLUMNS)}); its columns: {', '.join(columns)}.")
-
-    table: dict[str, dict[str, str]] = {}
-    for row in reader:
-        if None in row:
-            raise InputError(f"{path}, line {reader.line_num}: more cells than the {len(columns)} columns.")
-        cells = {column: cell.strip() for column, cell in row.items()}
-        if not any(cells.values()):
-            continue
-        name = cells[id_column]
-        if not name or name in table:
-            fault = f"{name} is there a second time" if name else f"the column {id_column} is empty"
-            raise InputError(f"{path}, line {reader.line_num}: {fault}.")
-        table[name] = cells
-    return table
+    return {str(name): row for name, row in read_table(path)[1].items()}
 
 
 @dataclass(frozen=True)
@@ -168,7 +143,7 @@ def prepare_volumes(
         subjects_csv: table to join, see :func:`read_subject_table`.
         pattern: glob that chooses the volumes, see :func:`find_volumes`.
         skip_bad: leave out volumes that cannot be used, and count them, rather than stop at the first.
-        overwrite: write into a folder that is not empty, and replace the slices of an earlier run there.
+        overwrite: write into a folder that is not empty, and replace the slices of an earlier run there and its tables.
         progress: show a progress bar.
 
     Returns:
@@ -292,7 +267,8 @@ def _staged_output(output_dir: Path, overwrite: bool) -> Iterator[Path]:
 
 def _publish(staging: Path, output_dir: Path) -> None:
     """Replace the data set in ``output_dir`` by the one in ``staging``; ``subjects.csv`` goes first and comes last."""
-    (output_dir / "subjects.csv").unlink(missing_ok=True)
+    for table in ("subjects.csv", "slices.csv"):  # the latter of a phantom, or of slices that are replaced
+        (output_dir / table).unlink(missing_ok=True)
     for folder in (split_folder(output_dir, split) for split in SPLITS):
         for stale in folder.glob("case_*_slice_*.nii.png"):
             stale.unlink()
@@ -315,7 +291,7 @@ def _joined_columns(row: Mapping[str, str]) -> dict[str, str]:
     if all(column in row for column in ("ID", *_OASIS1_COLUMNS)):
         joined = {name: row[column] for column, name in _OASIS1_COLUMNS.items()}
         return {**joined, "dementia": _dementia(row["CDR"])}
-    return {column: cell for column, cell in row.items() if column not in (*_ID_COLUMNS, *_OWN_COLUMNS)}
+    return {column: cell for column, cell in row.items() if column not in (*ID_COLUMNS, *_OWN_COLUMNS)}
 
 
 def _dementia(cdr: str) -> str:

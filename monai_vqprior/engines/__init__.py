@@ -15,6 +15,7 @@ from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
 from monai_vqprior.engines.checkpoints import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
 from monai_vqprior.engines.processes import Processes, joined_processes
 from monai_vqprior.engines.setup import (
+    check_conditions,
     check_counts,
     check_num_embeddings,
     check_output,
@@ -32,6 +33,7 @@ __all__ = [
     "PrepareBatchCodes",
     "PrepareBatchSlices",
     "Processes",
+    "check_conditions",
     "check_counts",
     "check_num_embeddings",
     "check_output",

@@ -22,6 +22,22 @@ from monai_vqprior.transforms import BytesToUnit
 __all__ = ["PrepareBatchCodes", "PrepareBatchSlices"]
 
 
+def _conditions(
+    batchdata: Mapping[str, Any],
+    label_keys: Sequence[str],
+    value_keys: Sequence[str],
+    device: str | torch.device | None,
+    non_blocking: bool,
+) -> dict[str, torch.Tensor]:
+    """``labels`` (B, number of labels) and ``values`` (B, number of values) of a batch, where keys are given."""
+    conditions = {}
+    for name, keys, dtype in (("labels", label_keys, torch.long), ("values", value_keys, torch.float32)):
+        if keys:
+            columns = [torch.as_tensor(batchdata[key], dtype=dtype) for key in keys]
+            conditions[name] = torch.stack(columns, dim=1).to(device=device, non_blocking=non_blocking)
+    return conditions
+
+
 class PrepareBatchSlices(PrepareBatch):
     """
     What a batch means in stage 1: the images are input and target at once.
@@ -30,10 +46,17 @@ class PrepareBatchSlices(PrepareBatch):
 
     Args:
         image_key: key of the images.
+        label_keys: for a network that is called with conditions, such as a prior in
+            :class:`~monai_vqprior.inferers.TokenizerInferer`: see :class:`PrepareBatchCodes`.
+        value_keys: likewise.
     """
 
-    def __init__(self, image_key: str = "image") -> None:
+    def __init__(
+        self, image_key: str = "image", label_keys: Sequence[str] = (), value_keys: Sequence[str] = ()
+    ) -> None:
         self.image_key = image_key
+        self.label_keys = tuple(label_keys)
+        self.value_keys = tuple(value_keys)
         self.to_unit = BytesToUnit()
 
     def __call__(
@@ -42,22 +65,23 @@ class PrepareBatchSlices(PrepareBatch):
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Any, ...]:
         """
         Prepare a batch for a MONAI engine.
 
         Args:
-            batchdata: with the images (B, C, *spatial), 8-bit or floating point.
+            batchdata: with the images (B, C, *spatial), 8-bit or floating point, and the conditions, each (B,).
             device: where to put them.
             non_blocking: whether the copy may run beside the host.
             kwargs: further arguments of :meth:`torch.Tensor.to`.
 
         Returns:
-            the images twice, float32 in 0..1.
+            the images twice, float32 in 0..1; with conditions, no positional arguments and the conditions behind them.
         """
         images = torch.as_tensor(batchdata[self.image_key]).to(device=device, non_blocking=non_blocking, **kwargs)
         images = self.to_unit(images)
-        return images, images
+        conditions = _conditions(batchdata, self.label_keys, self.value_keys, device, non_blocking)
+        return (images, images, (), conditions) if conditions else (images, images)
 
 
 class PrepareBatchCodes(PrepareBatch):
@@ -96,15 +120,5 @@ class PrepareBatchCodes(PrepareBatch):
             the grids twice, no positional arguments, and ``labels`` (B, number of labels) and ``values``
             (B, number of values) where keys are given.
         """
-
-        def gather(keys: Sequence[str], dtype: torch.dtype) -> torch.Tensor:
-            columns = [torch.as_tensor(batchdata[key], dtype=dtype) for key in keys]
-            return torch.stack(columns, dim=1).to(device=device, non_blocking=non_blocking)
-
         codes = torch.as_tensor(batchdata[self.code_key]).to(device=device, non_blocking=non_blocking, **kwargs)
-        conditions = {}
-        if self.label_keys:
-            conditions["labels"] = gather(self.label_keys, torch.long)
-        if self.value_keys:
-            conditions["values"] = gather(self.value_keys, torch.float32)
-        return codes, codes, (), conditions
+        return codes, codes, (), _conditions(batchdata, self.label_keys, self.value_keys, device, non_blocking)

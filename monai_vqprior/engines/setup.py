@@ -25,6 +25,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_text
 
 __all__ = [
+    "check_conditions",
     "check_counts",
     "check_num_embeddings",
     "check_output",
@@ -241,6 +242,29 @@ def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:
             f"the codebook has {codebook.num_embeddings} codes, but num_embeddings is {num_embeddings}: pass "
             f"--num_embeddings {codebook.num_embeddings}."
         )
+
+
+def check_conditions(
+    path: str | os.PathLike[str], conditions: Sequence[Mapping[str, Any]], resume: bool = False
+) -> None:
+    """
+    Refuse to go on with a run under other conditions: its weights would fit, and mean something else.
+
+    Args:
+        path: the settings of the run that is there, if there is one.
+        conditions: what :class:`~monai_vqprior.data.Conditions` are made of, in this run.
+        resume: whether the run that is there goes on.
+
+    Raises:
+        InputError: when it goes on and had other conditions.
+    """
+    if resume and Path(path).is_file():
+        before = read_settings(path).get("conditions", [])
+        if before != list(conditions):
+            raise InputError(
+                f"the run to resume was trained with the conditions {before}, got {list(conditions)}: resume with "
+                "those, or train anew with --overwrite."
+            )
 
 
 def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

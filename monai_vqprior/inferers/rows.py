@@ -58,7 +58,7 @@ def condition_rows(labels: Rows | None, values: Rows | None, number: int, needed
         if part.dim() not in (1, 2) or len(rows[name]) not in (1, number):
             raise InputError(f"{name} must be a row or {number} rows, one for each sample, got {tuple(part.shape)}.")
     if needed and not known:
-        raise InputError("guidance_scale needs a condition to stress, got none: give labels or values, or leave it 1.")
+        raise InputError("guidance_scale stresses a condition, got none: ask for one (--condition), or leave it 1.")
     return rows
 
 

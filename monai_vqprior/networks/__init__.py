@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
 from monai_vqprior.networks.codebook import CosineCodebook, EMACodebook
@@ -20,6 +21,7 @@ from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 
 __all__ = [
     "AutoencoderVQ",
+    "CausalAttention",
     "CausalConv",
     "CosineCodebook",
     "EMACodebook",

@@ -21,7 +21,9 @@ from monai.networks.layers.factories import Conv
 from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
+from monai_vqprior.networks.condition_dropout import drop_conditions
 from monai_vqprior.networks.stepper import PositionStepper, head_weights, logits_of
 
 __all__ = ["GatedPixelCNN"]
@@ -50,6 +52,11 @@ class GatedPixelCNN(nn.Module):
             dementia classes; none by default.
         num_values: how many continuous values grids can be conditioned on, such as 1 for the slice position.
         dropout: probability that a gated feature is dropped in training.
+        attention_every: a :class:`~monai_vqprior.networks.CausalAttention` follows each layer of which the number is a
+            multiple of this; 0 for none.
+        num_heads: heads of each attention.
+        condition_dropout: probability that conditions are withheld in training
+            (:func:`~monai_vqprior.networks.condition_dropout.drop_conditions`), never in evaluation mode.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -71,6 +78,9 @@ class GatedPixelCNN(nn.Module):
         num_classes: Sequence[int] = (),
         num_values: int = 0,
         dropout: float = 0.0,
+        attention_every: int = 0,
+        num_heads: int = 4,
+        condition_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -80,11 +90,16 @@ class GatedPixelCNN(nn.Module):
                 raise InputError(f"{name} must be at least 1, got {value}.")
         if num_values < 0 or any(number < 1 for number in num_classes):
             raise InputError(f"num_classes and num_values must be positive, got {list(num_classes)} and {num_values}.")
+        if attention_every < 0:
+            raise InputError(f"attention_every must not be negative, got {attention_every}.")
         self.spatial_dims = spatial_dims
         self.num_embeddings = num_embeddings
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
         if any(size < 1 for size in self.spatial_size):
             raise InputError(f"spatial_size must be positive, got {spatial_size}.")
+        if not 0 <= condition_dropout < 1:
+            raise InputError(f"condition_dropout must be at least 0 and less than 1, got {condition_dropout}.")
+        self.condition_dropout = condition_dropout
         self.num_classes = tuple(num_classes)
         self.num_values = num_values
 
@@ -95,6 +110,8 @@ class GatedPixelCNN(nn.Module):
             GatedLayer(spatial_dims, channels, kernel_size, dropout, last=i == num_layers - 1)
             for i in range(num_layers)
         )
+        after = range(attention_every, num_layers + 1, attention_every) if attention_every else ()
+        self.attentions = nn.ModuleDict({str(number - 1): CausalAttention(channels, num_heads) for number in after})
         self.head = nn.Sequential(
             nn.SiLU(), pointwise(channels, channels, 1), nn.SiLU(), pointwise(channels, num_embeddings, 1)
         )
@@ -128,9 +145,18 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"codes must be (B, {', '.join(map(str, self.spatial_size))}), got {tuple(codes.shape)}.")
         embedded = self.embedding(codes).movedim(-1, 1)  # (B, *spatial, C) -> (B, C, *spatial)
         stacks = [shift(embedded, axis) + self.position for axis in range(self.spatial_dims)]
-        for layer, condition in zip(self.layers, self._conditions(len(codes), labels, values), strict=True):
+        conditions = self._conditions(len(codes), labels, values)
+        for layer, attention, condition in zip(self.layers, self.attention_after, conditions, strict=True):
             stacks = layer(stacks, condition)
+            if attention is not None:
+                stacks[-1] = attention(stacks[-1])
         return self.head(stacks[-1])
+
+    @property
+    def attention_after(self) -> list[CausalAttention | None]:
+        """What follows each layer, or None."""
+        found = (str(index) for index in range(len(self.layers)))
+        return [cast(CausalAttention, self.attentions[name]) if name in self.attentions else None for name in found]
 
     @torch.no_grad()
     def generate(
@@ -172,6 +198,8 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"values must be ({batch_size}, {self.num_values}), got {tuple(values.shape)}.")
         if not len(self.condition_heads):
             return [None] * len(self.layers)
+        if self.training:
+            labels, values = drop_conditions(labels, values, self.condition_dropout)
         hidden = self.position.new_zeros(batch_size, self.position.shape[1])  # (B, C)
         if labels is not None:
             for embedding, label in zip(self.class_embeddings, labels.unbind(1), strict=True):
@@ -201,7 +229,7 @@ class _Run:
         self.spatial_dims = network.spatial_dims
         self.choose = choose
         self.conditions = conditions
-        self.stepper = PositionStepper(self.layers, batch_size, network.spatial_size[-1])
+        self.stepper = PositionStepper(self.layers, network.attention_after, batch_size, network.spatial_size)
 
     def advance(
         self,
@@ -251,7 +279,7 @@ class _Run:
         """Run the last stack along a line, position by position; arguments as in :meth:`advance`."""
         line = codes.view(len(codes), -1)  # (B, L)
         places = position.flatten(2)[0].t()  # (L, C)
-        self.stepper.start(links, self.conditions)
+        self.stepper.start(first, links, self.conditions)
         x = places[0].expand(len(codes), -1)
         for j in range(line.shape[1]):
             if j > 0:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
 
 __all__ = ["PositionStepper", "head_weights", "logits_of"]
@@ -34,11 +36,22 @@ class PositionStepper:
 
     Args:
         layers: the layers of a prior; read once, so that later changes of their weights do not count.
+        attentions: what comes after each of the layers, or None.
         batch_size: number of grids, B.
-        length: positions of a line, L.
+        spatial_size: size of a grid; a line has the positions of its last axis, L.
     """
 
-    def __init__(self, layers: Sequence[GatedLayer], batch_size: int, length: int) -> None:
+    def __init__(
+        self,
+        layers: Sequence[GatedLayer],
+        attentions: Sequence[CausalAttention | None],
+        batch_size: int,
+        spatial_size: Sequence[int],
+    ) -> None:
+        length = spatial_size[-1]
+        self._attentions = attentions
+        self._attended = [None if a is None else a.start(batch_size, math.prod(spatial_size)) for a in attentions]
+        self._first = 0
         last = len(layers[0].convs) - 1
         # Gates: the second half, the control, enters a sigmoid.
         self._into_gate: list[torch.Tensor] = []  # (window * C, 2C)
@@ -74,14 +87,18 @@ class PositionStepper:
         self._features = self._gated[:, :channels]
         self._context: list[tuple[torch.Tensor, ...]] = []
 
-    def start(self, links: Sequence[torch.Tensor | None], conditions: Sequence[torch.Tensor | None]) -> None:
+    def start(
+        self, first: int, links: Sequence[torch.Tensor | None], conditions: Sequence[torch.Tensor | None]
+    ) -> None:
         """
         Begin a line.
 
         Args:
+            first: place of its first position in the raster order of the grid.
             links: what the stack before says to each layer, (B, 2C, 1, ..., L).
             conditions: (B, 2C, 1, ...) or None, for each layer.
         """
+        self._first = first
         context = []
         for link, condition, bias in zip(links, conditions, self._gate_bias, strict=True):
             total = cast(torch.Tensor, link)
@@ -109,6 +126,9 @@ class PositionStepper:
             gate.tanh_()
             torch.addcmul(self._content, self._content, self._control, out=self._features)
             torch.addmm(inputs[i], self._gated, self._out[i], out=inputs[i + 1])
+            attention, attended = self._attentions[i], self._attended[i]
+            if attention is not None and attended is not None:
+                inputs[i + 1].copy_(attention.step(inputs[i + 1], attended, self._first + position))
         return inputs[-1]
 
 

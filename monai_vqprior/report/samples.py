@@ -86,7 +86,11 @@ def write_samples(
         "num_samples": num_samples,
         "seed": seed,
         **component_config(inferer),
-        **{name: rows.tolist() for name, rows in conditions.items()},
+        # JSON has no NaN: a value that is not known is null.
+        **{
+            name: [[None if math.isnan(x) else x for x in row] for row in rows.tolist()]
+            for name, rows in conditions.items()
+        },
         "device": next(prior.parameters()).device.type,
         "autoencoder_weights": fingerprint(autoencoder),
         "prior_weights": fingerprint(prior),
@@ -167,7 +171,7 @@ def _check_same(record: Path, settings: Mapping[str, Any]) -> None:
         raise InputError(f"{record} does not exist, so these samples cannot be gone on with: pass --overwrite.")
     before = read_settings(record)
     for key in (key for key in {**before, **settings} if key != "num_samples"):
-        # Of conditions those of the samples that there may be; as text, in which NaN equals NaN.
+        # Of conditions those of the samples that there may be.
         values = (told.get(key) for told in (before, settings))
         old, new = (json.dumps(x[: before["num_samples"]] if isinstance(x, list) else x) for x in values)
         if old != new:

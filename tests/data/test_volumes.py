@@ -24,7 +24,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from monai_vqprior.data import prepare
+from monai_vqprior.data import Conditions, ConditionTable, SliceFolder, prepare
 from monai_vqprior.data.prepare import prepare_volumes, read_subject_table
 from monai_vqprior.data.volumes import find_volumes, load_volume, session_of, subject_of, volume_slices
 from monai_vqprior.errors import InputError
@@ -481,6 +481,12 @@ class TestPrepareVolumes:
         assert rows["308"]["file"].startswith("disc6/OAS1_0308_MR1/PROCESSED/MPRAGE/T88_111/OAS1_0308_MR1_mpr")
         assert summary.missing_from_table == 0
         assert "row" not in str(summary)
+        conditions = ConditionTable(SliceFolder(tmp_path / "out"))
+        assert conditions.names == ["slice", "age", "sex", "cdr", "dementia"]
+        items = conditions.join(conditions.slices.datalist("all"), Conditions([{"name": "age", "mean": 0, "std": 1}]))
+        assert {item["subject"]: item["age"] for item in items} == {
+            f"case_{c}": int(row["age"]) for c, row in rows.items()
+        }
 
     @pytest.mark.parametrize(
         ("cdr", "dementia"), [("1", "Mild_Demented"), ("1.0", "Mild_Demented"), ("3", ""), ("N/A", ""), ("nan", "")]
@@ -603,6 +609,7 @@ class TestBadInputToPrepare:
         out = tmp_path / "out"
         prepare_volumes(bids, out, **{**SMALL, "num_slices": 6})
         (out / "notes.txt").write_text("kept")
+        (out / "slices.csv").write_text("case,index,contrast\n1,0,0.5\n")  # says nothing of the slices to come
         prepare_volumes(bids, out, seed=1, overwrite=True, fractions={"train": 0.5, "test": 0.5}, **SMALL)
         prepare_volumes(bids, tmp_path / "fresh", seed=1, fractions={"train": 0.5, "test": 0.5}, **SMALL)
         assert (out / "notes.txt").read_text() == "kept"

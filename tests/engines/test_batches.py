@@ -48,6 +48,20 @@ class TestPrepareBatchSlices:
         assert inputs.device.type == "meta"
         assert inputs.dtype == torch.float32
 
+    def test_conditions_follow_the_images(self) -> None:
+        prepare = PrepareBatchSlices(label_keys=["sex"], value_keys=["slice", "age"])
+        items = [
+            {"image": torch.full((1, 4, 4), i / 2), "sex": i - 1, "age": 60.5, "slice": float("nan")} for i in (0, 1)
+        ]
+        batch = next(iter(DataLoader(Dataset(items), batch_size=2)))
+        inputs, targets, arguments, conditions = prepare(batch, "cpu")
+        assert inputs is targets
+        assert inputs[:, 0, 0, 0].tolist() == [0, 0.5]
+        assert arguments == ()
+        assert conditions["labels"].tolist() == [[-1], [0]]
+        assert conditions["values"].dtype == torch.float32
+        np.testing.assert_array_equal(conditions["values"], [[np.nan, 60.5]] * 2)
+
 
 class TestPrepareBatchCodes:
     def batch(self) -> dict[str, Any]:

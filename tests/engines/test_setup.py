@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
 from monai_vqprior.engines import (
+    check_conditions,
     check_counts,
     check_num_embeddings,
     check_output,
@@ -248,6 +249,28 @@ class TestWriteSettings:
         with pytest.raises(TypeError):
             write_settings(tmp_path / "settings.json", {"device": torch.device("cpu")})
         assert json.loads((tmp_path / "settings.json").read_text()) == {"spatial_size": 128}
+
+
+class TestCheckConditions:
+    AGE: ClassVar[dict[str, Any]] = {"name": "age", "mean": 60.5, "std": 20.25}
+    SEX: ClassVar[dict[str, Any]] = {"name": "sex", "classes": ["F", "M"]}
+
+    @pytest.mark.parametrize("resume", [True, False])
+    @pytest.mark.parametrize("before", [None, [], [AGE], [AGE, SEX], [SEX, AGE], [{**AGE, "mean": 60}]])
+    def test_a_run_goes_on_under_its_own(
+        self, tmp_path: Path, before: list[dict[str, Any]] | None, resume: bool
+    ) -> None:
+        path = tmp_path / "settings.json"
+        write_settings(path, {"spatial_size": 32} if before is None else {"conditions": before})
+        for conditions in ([], [self.AGE], [self.AGE, self.SEX]):
+            if not resume or conditions == (before or []):
+                check_conditions(path, conditions, resume)
+            else:
+                with pytest.raises(InputError, match=r"the run to resume was trained with the conditions .*, got "):
+                    check_conditions(path, conditions, resume)
+
+    def test_without_settings(self, tmp_path: Path) -> None:
+        check_conditions(tmp_path / "settings.json", [self.AGE], resume=True)
 
 
 @pytest.mark.parametrize("value", [0, -3, 0.5, True, "4", None])

@@ -94,7 +94,7 @@ def test_stresses_the_condition(prior: GatedPixelCNN) -> None:
     ids=str,
 )
 def test_needs_a_condition(prior: GatedPixelCNN, conditions: dict[str, list[float]]) -> None:
-    with pytest.raises(InputError, match="guidance_scale needs a condition to stress, got none"):
+    with pytest.raises(InputError, match="guidance_scale stresses a condition, got none"):
         VQPriorInferer(guidance_scale=2.0).sample(prior, [0], **conditions)
 
 

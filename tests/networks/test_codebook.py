@@ -19,7 +19,7 @@ import pytest
 import torch
 from monai.networks.layers.vector_quantizer import EMAQuantizer
 
-from monai_vqprior.networks.codebook import EMACodebook, nearest_code
+from monai_vqprior.networks.codebook import CosineCodebook, EMACodebook, nearest_code
 
 #: a codebook small enough to see which vector belongs to which code.
 CODES = np.array([[0, 0, 0, 0, 0], [3, 3, 3, 3, 3], [0, 2, 0, 2, 0], [-1, 0, 4, 0, -1]], np.float32)
@@ -286,6 +286,77 @@ def test_start_happens_once() -> None:
     assert codebook.embedding.abs().max() < 50
 
 
+# the entropy loss
+
+
+def entropy_loss(z: torch.Tensor, codes: np.ndarray) -> float:
+    """ln K - H(mean soft assignment) of images (B, D, *grid), in float64, by the definition."""
+    vectors = np.moveaxis(z.detach().numpy().astype(np.float64), 1, -1).reshape(-1, codes.shape[1])
+    squared = ((vectors[:, None] - codes.astype(np.float64)[None]) ** 2).sum(2)  # (N, K)
+    weights = np.exp(-squared / squared.min(1).mean())
+    usage = (weights / weights.sum(1, keepdims=True)).mean(0)
+    return float(np.log(len(codes)) + (usage * np.log(usage)).sum())
+
+
+@pytest.mark.parametrize("kind", [EMACodebook, CosineCodebook])
+@pytest.mark.parametrize("weight", [0.3, 2.0])
+def test_entropy_loss_by_its_definition(kind: type[EMACodebook], weight: float) -> None:
+    codes = CODES + 1
+    if kind is CosineCodebook:
+        codes = codes / np.linalg.norm(codes, axis=1, keepdims=True)
+    z, _ = around_codes(codes, (5, 4))
+    z = torch.nn.functional.normalize(z, dim=1) if kind is CosineCodebook else z
+    losses = []
+    for entropy_weight in (weight, 0.0):
+        codebook = kind(len(codes), codes.shape[1], entropy_weight=entropy_weight)
+        codebook.load_state_dict({**codebook_at(codes).state_dict()})
+        losses.append(codebook.train()(z)[2].item())
+    assert losses[0] - losses[1] == pytest.approx(weight * entropy_loss(z, codes), abs=1e-5)
+
+
+def test_entropy_loss_is_for_training_alone() -> None:
+    z, _ = around_codes(CODES, (5, 4))
+    with_loss, without = codebook_at(CODES, entropy_weight=5.0).eval(), codebook_at(CODES).eval()
+    assert with_loss(z)[2].item() == with_loss.quantize(z)[2].item() == without(z)[2].item()
+
+
+def test_entropy_loss_sees_the_followed_vectors_alone() -> None:
+    z, indices = around_codes(CODES, (6, 6))
+    mask = torch.from_numpy(indices < 2)
+    kept = as_image(np.moveaxis(z.numpy(), 1, -1)[mask.numpy()])
+    losses = []
+    for images, given in ((z, mask), (kept, None)):
+        codebook = codebook_at(CODES, entropy_weight=1.0, commitment_cost=0.0)
+        losses.append(codebook(images, given)[2].item())
+    # The unit of distance is that of all vectors, which are alike in both.
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] > 0.5  # half of the codes, or fewer, are used
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 1.0])
+def test_entropy_loss_spreads_vectors_over_the_codes(entropy_weight: float) -> None:
+    # Four codes in a square, and nearly all vectors near the first.
+    codes = 0.7 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
+    vectors = torch.nn.Parameter(as_image(np.random.default_rng(0).normal(-0.1, 0.3, (400, 2))))
+    codebook = codebook_at(codes, entropy_weight=entropy_weight, commitment_cost=0.1, decay=0.999, revival_threshold=0)
+    optimizer = torch.optim.Adam([vectors], lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        codebook(vectors)[2].backward()
+        optimizer.step()
+    counts = torch.bincount(codebook.encode(vectors).flatten(), minlength=4)
+    assert bool(counts.min() > 50) is (entropy_weight > 0), counts
+
+
+def test_entropy_of_many_vectors_is_estimated_on_some() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(2, 3, 100, 100)
+    codebook = EMACodebook(8, 3, entropy_weight=1.0, commitment_cost=0.0)
+    codebook(z)
+    codes = codebook.embedding.numpy().copy()
+    assert codebook(z)[2].item() == pytest.approx(entropy_loss(z, codes), abs=0.02)
+
+
 # revival
 
 
@@ -536,6 +607,7 @@ def test_loaded_codebook_goes_on_where_the_saved_one_stopped() -> None:
         ("commitment_cost", -0.5),
         ("revival_threshold", -0.01),
         ("revival_threshold", 1.0),
+        ("entropy_weight", -0.1),
         ("accumulation_steps", 0),
     ],
 )

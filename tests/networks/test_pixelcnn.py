@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 
 NAN = math.nan
@@ -32,9 +33,11 @@ NETWORKS = {
     "2-D, conditional": {"spatial_dims": 2, "spatial_size": (3, 3), "num_classes": [3, 2], "num_values": 2},
     "2-D, one row": {"spatial_dims": 2, "spatial_size": (1, 5)},
     "2-D, one column": {"spatial_dims": 2, "spatial_size": (5, 1), "num_values": 1},
+    "2-D, attention": {"spatial_dims": 2, "spatial_size": (3, 4), "attention_every": 2, "num_heads": 3},
     "3-D": {"spatial_dims": 3, "spatial_size": (2, 3, 2)},
     "3-D, kernel 5": {"spatial_dims": 3, "spatial_size": (3, 2, 3), "kernel_size": 5},
     "3-D, conditional": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "num_classes": [2], "num_values": 1},
+    "3-D, attention": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "attention_every": 1, "num_heads": 2},
 }
 each_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -49,6 +52,8 @@ def prior(**options: object) -> GatedPixelCNN:
         for layer in network.layers:
             for conv in layer.convs:
                 conv.conv.weight.mul_(2)
+        for attention in network.attentions.values():
+            attention.out.weight.normal_()
     return network
 
 
@@ -156,10 +161,17 @@ def test_generate_visits_the_logits_of_forward(options: dict[str, object], condi
     num_layers=st.integers(1, 3),
     num_classes=st.lists(st.integers(1, 3), max_size=2),
     num_values=st.integers(0, 2),
+    attention_every=st.integers(0, 3),
     batch=st.integers(1, 3),
 )
 def test_generate_equals_forward_for_any_network(
-    size: list[int], kernel_size: int, num_layers: int, num_classes: list[int], num_values: int, batch: int
+    size: list[int],
+    kernel_size: int,
+    num_layers: int,
+    num_classes: list[int],
+    num_values: int,
+    attention_every: int,
+    batch: int,
 ) -> None:
     network = prior(
         spatial_dims=len(size),
@@ -168,6 +180,8 @@ def test_generate_equals_forward_for_any_network(
         num_layers=num_layers,
         num_classes=num_classes,
         num_values=num_values,
+        attention_every=attention_every,
+        num_heads=2,
     )
     codes = grids(network, batch)
     labels, values = conditions(network, batch)
@@ -182,6 +196,42 @@ def test_generate_samples_what_its_logits_say() -> None:
     codes = network.generate(lambda position, logits: logits.argmax(1), 2)
     assert codes.dtype == torch.int64
     assert torch.equal(network(codes).argmax(1), codes)
+
+
+# attention
+
+
+def test_attention_by_its_formula() -> None:
+    torch.manual_seed(0)
+    attention = CausalAttention(6, num_heads=2).double()
+    attention.out.weight.data.normal_()
+    x = torch.randn(2, 6, 2, 3, dtype=torch.float64)
+    tokens = x.flatten(2).transpose(1, 2).numpy()  # (B, N, C)
+    normal = (tokens - tokens.mean(2, keepdims=True)) / np.sqrt(tokens.var(2, keepdims=True) + 1e-5)
+    projected = normal @ attention.qkv.weight.detach().numpy().T + attention.qkv.bias.detach().numpy()
+    q, k, v = projected.reshape(2, 6, 3, 2, 3).transpose(2, 0, 3, 1, 4)  # (B, heads, N, C / heads)
+    scores = np.where(np.tril(np.ones((6, 6), bool)), q @ k.swapaxes(2, 3) / math.sqrt(3), -np.inf)
+    weights = np.exp(scores - scores.max(3, keepdims=True))
+    mixed = (weights / weights.sum(3, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(2, 6, 6)
+    expected = tokens + mixed @ attention.out.weight.detach().numpy().T
+    result = attention(x).detach().flatten(2).transpose(1, 2).numpy()
+    np.testing.assert_allclose(result, expected, atol=1e-9)
+
+
+def test_new_attention_is_the_identity() -> None:
+    x = torch.randn(2, 8, 3, 3)
+    torch.testing.assert_close(CausalAttention(8)(x), x)
+
+
+def test_attention_follows_the_layers_that_are_multiples() -> None:
+    network = prior(num_layers=5, attention_every=2, num_heads=3)
+    assert [after is not None for after in network.attention_after] == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("heads", [0, 4])
+def test_heads_that_do_not_divide_the_channels(heads: int) -> None:
+    with pytest.raises(ValueError, match=f"num_heads must divide the channels, got {heads} heads for 6 channels"):
+        CausalAttention(6, heads)
 
 
 # position and conditions

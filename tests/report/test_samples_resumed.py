@@ -156,7 +156,7 @@ def other_weights(position: int) -> tuple[nn.Module, nn.Module]:
         ({"inferer": {"top_k": 3}}, "top_k null, not 3"),
         ({"inferer": {"top_p": 0.5}}, "top_p null, not 0.5"),
         ({"labels": [1]}, r"labels null, not \[\[1\]\]"),
-        ({"values": [float("nan")]}, r"values null, not \[\[NaN\]\]"),
+        ({"values": [float("nan")]}, r"values null, not \[\[null\]\]"),
         ({"labels": [[0]] * 30, "num_samples": 30}, r"labels null, not \[\[0\], \[0\]\]"),
         ({"values": [0.123456789 * 10**i for i in range(9)]}, "other values"),
         ({"networks": other_weights(0)}, 'autoencoder_weights "'),
@@ -174,10 +174,12 @@ def test_other_settings_are_refused(changes: dict[str, Any], named: str, tmp_pat
 
 
 def test_a_missing_label_is_the_same_setting(tmp_path: Path) -> None:
-    """NaN does not equal NaN."""
+    """NaN does not equal NaN, and JSON has none."""
     for resume in (False, True):
         draw(tmp_path, num_samples=2, values=[float("nan")], labels=np.array([-1]), resume=resume)
-    assert json.loads((tmp_path / "samples.json").read_text())["labels"] == [[-1]]
+    record = (tmp_path / "samples.json").read_text()
+    assert json.loads(record)["labels"] == [[-1]]
+    assert "NaN" not in record
 
 
 class TestSamplesThatAreThere:
@@ -212,7 +214,7 @@ class TestSamplesThatAreThere:
 
 
 def test_guidance_without_a_condition_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="guidance_scale needs a condition"):
+    with pytest.raises(InputError, match="guidance_scale stresses a condition"):
         draw(tmp_path, inferer={"guidance_scale": 2.0})
     assert not contents(tmp_path)
 

@@ -1,0 +1,132 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from monai.inferers import VQVAETransformerInferer
+from monai.networks.nets import DecoderOnlyTransformer
+from monai.utils.ordering import Ordering
+
+from monai_vqprior.inferers import VQPriorInferer
+from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
+
+CODES = 512
+
+
+def prior(size: int, channels: int, layers: int, kernel_size: int) -> GatedPixelCNN:
+    """An untrained prior: what it costs to sample does not depend on its weights."""
+    torch.manual_seed(0)
+    return GatedPixelCNN(2, CODES, size, channels, layers, kernel_size).eval()
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def median_of(call: Callable[[], object], repeats: int) -> float:
+    """Median seconds of a call, after one that warms up."""
+    call()
+    return statistics.median(seconds_of(call) for _ in range(repeats))
+
+
+def sampling(network: GatedPixelCNN, batch: int) -> Callable[[], object]:
+    """Draw a batch of grids, as one tile."""
+    inferer = VQPriorInferer(tile_size=batch)
+    return lambda: inferer.sample(network, range(batch))
+
+
+@torch.no_grad()
+def forward_seconds(network: GatedPixelCNN, batch: int, repeats: int) -> float:
+    """One dense pass over a batch of known grids."""
+    codes = torch.randint(CODES, (batch, *network.spatial_size))
+    return median_of(lambda: network(codes), repeats)
+
+
+def transformer_seconds(transformer: torch.nn.Module, size: int, rows: int, batch: int) -> float:
+    """MONAI's sampler on the first rows of a grid, scaled by counted positions to the whole grid."""
+    tokenizer = AutoencoderVQ(channels=(16,), codebook=EMACodebook(CODES, 4)).eval()
+    ordering = Ordering("raster_scan", 2, (1, rows, size))
+    start = torch.full((batch, 1), CODES)
+    inferer = VQVAETransformerInferer()
+    seconds = seconds_of(
+        lambda: inferer.sample((rows, size), start, tokenizer, transformer, ordering, verbose=False)  # type: ignore
+    )
+    # Step t passes t positions through the transformer.
+    timed, whole = (sum(range(1, n + 1)) for n in (rows * size, size * size))
+    return seconds * whole / timed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sampler",
+        description="Time to draw code grids: our sampler, the whole network for each position, and MONAI's "
+        "VQVAETransformerInferer with a transformer of about as many parameters.",
+    )
+    parser.add_argument("--size", type=int, default=32, help="side of the grid")
+    parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=15)
+    parser.add_argument("--kernel_size", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of each; the median counts")
+    parser.add_argument("--peer_rows", type=int, default=8, help="rows that MONAI's sampler draws at batch 16")
+    options = parser.parse_args()
+
+    size, positions = options.size, options.size**2
+    network = prior(size, options.channels, options.layers, options.kernel_size)
+    torch.manual_seed(0)
+    width = 2 * options.channels
+    count = sum(parameter.numel() for parameter in network.parameters())
+    depth = max(1, round((count - (CODES + 1 + positions) * width) / (12 * width**2)))
+    transformer = DecoderOnlyTransformer(CODES + 1, positions, width, depth, 8).eval()
+    peer_count = sum(parameter.numel() for parameter in transformer.parameters())
+    print(f"prior: {count / 1e6:.2f} M parameters; MONAI's transformer: {peer_count / 1e6:.2f} M")
+    print(f"one {size} x {size} grid of {CODES} codes takes {positions} positions; seconds a batch:")
+    print(f"{'batch':>5} {'ours':>8} {'forward':>8} {'naive':>9} {'MONAI':>9} {'naive/ours':>11} {'MONAI/ours':>11}")
+    result = {}
+    for batch, rows in ((1, size), (16, options.peer_rows)):
+        ours = median_of(sampling(network, batch), options.repeats)
+        forward = forward_seconds(network, batch, options.repeats)
+        # The whole network for each position costs one pass a position, whichever it is.
+        naive = positions * forward
+        peer = transformer_seconds(transformer, size, rows, batch)
+        result[f"b{batch}_vs_naive"], result[f"b{batch}_vs_monai"] = naive / ours, peer / ours
+        print(
+            f"{batch:>5} {ours:>8.2f} {forward:>8.2f} {naive:>9.1f} {peer:>9.1f} {naive / ours:>11.0f} "
+            f"{peer / ours:>11.0f}",
+            flush=True,
+        )
+    print(
+        f"naive: one pass timed, times {positions} positions. MONAI: at batch 1 the whole grid, at batch 16 the first"
+    )
+    print(f"{options.peer_rows} rows, scaled by the positions that pass through the transformer.")
+    ours = median_of(sampling(network, 64), options.repeats)
+    forward = forward_seconds(network, 64, options.repeats)
+    result["b64_vs_forward"] = ours / forward
+    print(f"{64:>5} {ours:>8.2f} {forward:>8.2f}   {ours / forward:.2f} of a forward pass")
+    print("microseconds a position at batch 1, by side of the grid:")
+    for side in (16, 32, 64):
+        other = prior(side, options.channels, options.layers, options.kernel_size)
+        seconds = median_of(sampling(other, 1), options.repeats)
+        result[f"us_per_position_{side}"] = 1e6 * seconds / side**2
+        print(f"{side:>5} {1e6 * seconds / side**2:>8.0f}", flush=True)
+    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
