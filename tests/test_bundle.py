@@ -42,7 +42,12 @@ STACKS = {
 SMALL: dict[str, Any] = {
     "spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4, "device": "cpu", "amp": False
 }  # fmt: skip
-SMALL_PRIOR: dict[str, Any] = {"prior_channels": 8, "prior_layers": 2, "prior_kernel_size": 3}
+SMALL_PRIOR: dict[str, Any] = {
+    "prior_channels": 8,
+    "prior_layers": 2,
+    "prior_kernel_size": 3,
+    "prior_attention_every": 1,
+}
 
 
 def config_files(stack: str) -> list[str]:
@@ -80,7 +85,7 @@ def test_network_definitions_agree() -> None:
     for key, value in {"dropout": "@prior_dropout", "condition_dropout": "@condition_dropout"}.items():
         assert definition.pop(key) == value  # of no use after training
     assert definition == sample["prior_def"]
-    for key in ("prior_channels", "prior_layers", "prior_kernel_size", "conditions"):
+    for key in (*SMALL_PRIOR, "conditions"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
     rebuilt = {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim", "codebook"}
