@@ -24,16 +24,16 @@ from monai.networks.blocks import SpatialAttentionBlock
 
 from monai_vqprior.losses import TokenizerLoss
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, PreactivationBlock
-from monai_vqprior.networks.autoencoder import FoldDown, GlobalContext, UnfoldUp
+from monai_vqprior.networks.autoencoder import FoldDown, UnfoldUp
 
 __all__ = [
     "AttentionVQ",
+    "ContextVQ",
     "OtherNormVQ",
     "OtherResamplingVQ",
     "ResidualCodebook",
     "SpectralTokenizerLoss",
     "TwoLevelVQ",
-    "WithoutContextVQ",
 ]
 
 
@@ -45,12 +45,29 @@ def replace(module: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.M
                 setattr(parent, name, make(child))
 
 
-class WithoutContextVQ(AutoencoderVQ):
-    """Without the global context: every code sees its neighborhood alone."""
+class ContextVQ(AutoencoderVQ):
+    """
+    What the encoder knows of the whole slice, made from the mean over all positions, is added to each of them: the
+    global context of Cao et al., "GCNet" (2019), https://arxiv.org/abs/1904.11492, with a plain mean.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        replace(self, GlobalContext, lambda context: nn.Identity())
+        self.encoder.insert(len(self.encoder) - 3, GlobalContext(self.encoder[-1].in_channels))
+
+
+class GlobalContext(nn.Module):
+    """Adds the same vector to all positions, made by two linear layers from their mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels))
+        nn.init.zeros_(self.layers[2].weight)
+        nn.init.zeros_(self.layers[2].bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + self.layers(x.mean((2, 3)))[:, :, None, None]
 
 
 class AttentionVQ(AutoencoderVQ):
@@ -59,7 +76,7 @@ class AttentionVQ(AutoencoderVQ):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         width = self.encoder[-1].in_channels
-        for layers, place in ((self.encoder, len(self.encoder) - 4), (self.decoder, 1)):
+        for layers, place in ((self.encoder, len(self.encoder) - 3), (self.decoder, 1)):
             attention = SpatialAttentionBlock(2, width, 16, width // 16, use_flash_attention=True)
             nn.init.zeros_(attention.attn.out_proj.weight)
             layers.insert(place, attention)

@@ -54,7 +54,7 @@ STUDY: dict[str, dict[str, Any]] = {
     "network: width 128": {"channels": [128]},
     "network: 1 block, then 2": {"network_def#num_encoder_blocks": 1, "network_def#num_decoder_blocks": 2},
     "network: 4 blocks, then 8": {"network_def#num_encoder_blocks": 4, "network_def#num_decoder_blocks": 8},
-    "network: without global context": {NETWORK: "benchmarks.designs.WithoutContextVQ"},
+    "network: global context": {NETWORK: "benchmarks.designs.ContextVQ"},
     "network: attention": {NETWORK: "benchmarks.designs.AttentionVQ"},
     "network: no normalization": {NETWORK: "benchmarks.designs.OtherNormVQ", "network_def#norm": "none"},
     "network: one group a norm": {NETWORK: "benchmarks.designs.OtherNormVQ", "network_def#norm": "layer"},

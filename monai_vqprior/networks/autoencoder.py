@@ -62,31 +62,6 @@ class PreactivationBlock(nn.Module):
         return x + self.conv2(self.dropout(F.silu(self.norm2(y))))
 
 
-class GlobalContext(nn.Module):
-    """
-    Adds to every position the same vector, made by two linear layers from the mean over all positions: the global
-    context block of Cao et al., "GCNet: non-local networks meet squeeze-excitation networks and beyond" (2019),
-    https://arxiv.org/abs/1904.11492, with a plain mean in place of the attention.
-
-    The last layer starts at zero, so that the block starts as the identity.
-
-    Args:
-        channels: channels in and out.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(channels, channels)
-        self.linear2 = nn.Linear(channels, channels)
-        nn.init.zeros_(self.linear2.weight)
-        nn.init.zeros_(self.linear2.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, *spatial) -> (B, C, *spatial)."""
-        context = self.linear2(F.silu(self.linear1(x.flatten(2).mean(2))))  # (B, C)
-        return x + context.view(context.shape + (1,) * (x.dim() - 2))
-
-
 class FoldDown(nn.Module):
     """Space to channels by ``factor``, then a 3x3 convolution: no pixel is skipped."""
 
@@ -205,8 +180,6 @@ class AutoencoderVQ(nn.Module):
         for level, width in enumerate(widths):
             before = widths[level - 1] if level > 0 else in_channels
             encoder += [FoldDown(spatial_dims, before, width, factors[level]), *blocks(width, encoder_blocks[level])]
-        # Without context, all patches of the background are one and the same code, and tell the decoder nothing.
-        encoder += [GlobalContext(widths[-1])]
         encoder += [_group_norm(widths[-1]), nn.SiLU(), pointwise(widths[-1], self.embedding_dim, 1)]
         self.encoder = nn.ModuleList(encoder)
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets import VQVAE
 
-from monai_vqprior.networks.autoencoder import AutoencoderVQ, GlobalContext, PreactivationBlock
+from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
 from monai_vqprior.networks.codebook import EMACodebook
 
 SIZES = {2: (16, 24), 3: (8, 12, 16)}
@@ -290,30 +290,11 @@ def test_codes_follow_the_patches_with_a_pixel_above_the_background(spatial_dims
     assert torch.equal(masks[0], expected)
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_context_is_made_from_the_mean_and_added_everywhere(spatial_dims: int) -> None:
-    torch.manual_seed(0)
-    context = GlobalContext(5)
-    x = torch.randn(2, 5, *SIZES[spatial_dims])
-    torch.testing.assert_close(context(x), x)  # a new one is the identity
-    torch.nn.init.normal_(context.linear2.weight)
-    hidden = x.numpy().reshape(2, 5, -1).mean(2) @ context.linear1.weight.detach().numpy().T
-    hidden += context.linear1.bias.detach().numpy()
-    added = (hidden / (1 + np.exp(-hidden))) @ context.linear2.weight.detach().numpy().T
-    expected = x.numpy() + added.reshape(2, 5, *(1 for _ in range(spatial_dims)))
-    np.testing.assert_allclose(context(x).detach().numpy(), expected, atol=1e-5)
-
-
-def test_encoder_has_one_context() -> None:
-    kinds = [type(layer) for layer in tiny().encoder]
-    assert kinds.count(GlobalContext) == 1
-
-
 def test_numbers_of_blocks_one_for_each_level() -> None:
     network = tiny(channels=(16, 16), num_encoder_blocks=(1, 3), num_decoder_blocks=[0, 2])
     blocks = [[isinstance(layer, PreactivationBlock) for layer in half] for half in (network.encoder, network.decoder)]
-    # Down: a stem and its blocks, twice, then context, norm, activation and convolution; up: the mirror of it.
-    assert blocks[0] == [False, True, False, True, True, True] + [False] * 4
+    # Down: a stem and its blocks, twice, then norm, activation and convolution; up: the mirror of it.
+    assert blocks[0] == [False, True, False, True, True, True] + [False] * 3
     assert blocks[1] == [False, True, True] + [False] * 6
 
 
