@@ -31,6 +31,7 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/plugging-in.md",
+    "docs/prior.md",
     "docs/tokenizer.md",
     "bundle/docs/README.md",
 ]
