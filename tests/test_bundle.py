@@ -47,6 +47,7 @@ SMALL_PRIOR: dict[str, Any] = {
     "prior_layers": 2,
     "prior_kernel_size": 3,
     "prior_attention_every": 1,
+    "prior_skip_connections": True,
 }
 
 

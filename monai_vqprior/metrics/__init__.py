@@ -17,6 +17,7 @@ from monai_vqprior.metrics.codes import (
     histogram_bits,
     perplexity,
     position_histogram_bits,
+    position_log_probabilities,
 )
 from monai_vqprior.metrics.ssim import BRAIN_THRESHOLD, FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
 
@@ -30,4 +31,5 @@ __all__ = [
     "ms_ssim_weights",
     "perplexity",
     "position_histogram_bits",
+    "position_log_probabilities",
 ]

@@ -11,13 +11,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from monai.metrics.metric import CumulativeIterationMetric
 from monai.metrics.utils import do_metric_reduction
 
 from monai_vqprior.losses import code_bits
 
-__all__ = ["BitsPerCodeMetric", "count_codes", "histogram_bits", "perplexity", "position_histogram_bits"]
+__all__ = ["BitsPerCodeMetric", "count_codes", "histogram_bits", "perplexity", "position_histogram_bits", "position_log_probabilities"]
 
 
 def count_codes(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
@@ -62,6 +64,27 @@ def histogram_bits(train: torch.Tensor, test: torch.Tensor, num_embeddings: int)
     return float(bits[test.flatten().long()].mean())
 
 
+def position_log_probabilities(train: torch.Tensor, num_embeddings: int, pseudo_count: float = 64.0) -> torch.Tensor:
+    """
+    Histogram of the training codes at each grid position, smoothed.
+
+    Args:
+        train: training grids (N, *grid).
+        num_embeddings: number of codes, K.
+        pseudo_count: how many codes drawn from the histogram over all positions are added at each position.
+
+    Returns:
+        natural logarithms of p(code | position), (K, *grid) float64, all finite.
+    """
+    codes = train.flatten(1).long()  # (N, P)
+    overall = count_codes(codes, num_embeddings).double() + 1
+    overall /= overall.sum()
+    counts = torch.zeros(num_embeddings, codes.shape[1], dtype=torch.float64, device=train.device)
+    counts.scatter_add_(0, codes, torch.ones_like(codes, dtype=torch.float64))
+    probabilities = (counts + pseudo_count * overall[:, None]) / (len(codes) + pseudo_count)
+    return probabilities.log().view(num_embeddings, *train.shape[1:])
+
+
 def position_histogram_bits(
     train: torch.Tensor, test: torch.Tensor, num_embeddings: int, pseudo_count: float = 64.0
 ) -> float:
@@ -74,20 +97,13 @@ def position_histogram_bits(
         train: training grids (N, *grid).
         test: test grids (M, *grid).
         num_embeddings: number of codes, K.
-        pseudo_count: how many codes drawn from the histogram over all positions are added at each position.
+        pseudo_count: as in :func:`position_log_probabilities`.
 
     Returns:
         mean of -log2 p(code | position) over the test codes.
     """
-    train, test = train.flatten(1).long(), test.flatten(1).long()  # (N, P), (M, P)
-    overall = count_codes(train, num_embeddings).double() + 1
-    overall /= overall.sum()
-    total = 0.0
-    for position in range(train.shape[1]):
-        counts = count_codes(train[:, position], num_embeddings).double()
-        probabilities = (counts + pseudo_count * overall) / (len(train) + pseudo_count)
-        total -= float(torch.log2(probabilities[test[:, position]]).sum())
-    return total / test.numel()
+    log_probabilities = position_log_probabilities(train, num_embeddings, pseudo_count).flatten(1)  # (K, P)
+    return -float(log_probabilities.gather(0, test.flatten(1).long()).mean()) / math.log(2)
 
 
 class BitsPerCodeMetric(CumulativeIterationMetric):

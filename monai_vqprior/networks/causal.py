@@ -150,7 +150,9 @@ class GatedLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, stacks: Sequence[torch.Tensor], condition: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def forward(
+        self, stacks: Sequence[torch.Tensor], condition: torch.Tensor | None = None
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """
         Compute the layer at all positions.
 
@@ -159,16 +161,18 @@ class GatedLayer(nn.Module):
             condition: (B, 2C, 1, ...) to add to every gate, or None.
 
         Returns:
-            the new features of each stack, each (B, C, *spatial).
+            the new features of each stack, each (B, C, *spatial), and what passed the gate of the last stack,
+            (B, C, *spatial), for a skip connection.
         """
         features: list[torch.Tensor] = []
-        link: torch.Tensor | None = None
+        gated, link = stacks[0], None
         for axis, x in enumerate(stacks):
             gate = self.add_context(self.convs[axis](x), link, condition)
-            features.append(self.finish(axis, x, gate))
+            gated = self.through_gate(gate)
+            features.append(x + self.outs[axis](gated))
             if axis < len(self.links):
                 link = self.links[axis](gate)
-        return features
+        return features, gated
 
     @staticmethod
     def add_context(gate: torch.Tensor, link: torch.Tensor | None, condition: torch.Tensor | None) -> torch.Tensor:
@@ -179,7 +183,7 @@ class GatedLayer(nn.Module):
             gate = gate + condition
         return gate
 
-    def finish(self, axis: int, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        """Pass the gate (B, 2C, *spatial) of stack ``axis`` and add the features (B, C, *spatial) that it came from."""
+    def through_gate(self, gate: torch.Tensor) -> torch.Tensor:
+        """(B, 2C, *spatial) -> (B, C, *spatial): the first half as far as the second one lets it through."""
         content, control = gate.chunk(2, dim=1)
-        return x + self.outs[axis](self.dropout(torch.tanh(content) * torch.sigmoid(control)))
+        return self.dropout(torch.tanh(content) * torch.sigmoid(control))

@@ -24,7 +24,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
 from monai_vqprior.networks.condition_dropout import drop_conditions
-from monai_vqprior.networks.stepper import PositionStepper, head_weights, logits_of
+from monai_vqprior.networks.stepper import HeadStepper, PositionStepper
 
 __all__ = ["GatedPixelCNN"]
 
@@ -57,6 +57,9 @@ class GatedPixelCNN(nn.Module):
         num_heads: heads of each attention.
         condition_dropout: probability that conditions are withheld in training
             (:func:`~monai_vqprior.networks.condition_dropout.drop_conditions`), never in evaluation mode.
+        skip_connections: the head also reads what passed the gates of the last stack in each layer.
+        position_logits: the network's logits are corrections to those of :meth:`start_from`, a histogram for each
+            position, and not the whole of what it knows.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -81,6 +84,8 @@ class GatedPixelCNN(nn.Module):
         attention_every: int = 0,
         num_heads: int = 4,
         condition_dropout: float = 0.0,
+        skip_connections: bool = False,
+        position_logits: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -115,6 +120,9 @@ class GatedPixelCNN(nn.Module):
         self.head = nn.Sequential(
             nn.SiLU(), pointwise(channels, channels, 1), nn.SiLU(), pointwise(channels, num_embeddings, 1)
         )
+        self.skip = pointwise(num_layers * channels, channels, 1) if skip_connections else None
+        logits = torch.zeros(1, num_embeddings, *self.spatial_size) if position_logits else None
+        self.register_buffer("position_logits", logits)
 
         # One embedding a class, one direction a value; each value also has an indicator that tells 0 from missing.
         self.class_embeddings = nn.ModuleList(nn.Embedding(number, channels) for number in self.num_classes)
@@ -146,11 +154,40 @@ class GatedPixelCNN(nn.Module):
         embedded = self.embedding(codes).movedim(-1, 1)  # (B, *spatial, C) -> (B, C, *spatial)
         stacks = [shift(embedded, axis) + self.position for axis in range(self.spatial_dims)]
         conditions = self._conditions(len(codes), labels, values)
+        gated = []
         for layer, attention, condition in zip(self.layers, self.attention_after, conditions, strict=True):
-            stacks = layer(stacks, condition)
+            stacks, passed = layer(stacks, condition)
+            if self.skip is not None:
+                gated.append(passed)
             if attention is not None:
                 stacks[-1] = attention(stacks[-1])
-        return self.head(stacks[-1])
+        features = stacks[-1] if self.skip is None else stacks[-1] + self.skip(torch.cat(gated, 1))
+        logits = self.head(features)
+        return logits if self.position_logits is None else logits + self.position_logits
+
+    @torch.no_grad()
+    def start_from(self, log_probabilities: torch.Tensor) -> None:
+        """
+        Let training begin at what the histogram of each position knows, for a network with ``position_logits``.
+
+        Args:
+            log_probabilities: natural logarithms, finite, (K, *spatial), such as those of
+                :func:`~monai_vqprior.metrics.position_log_probabilities`. The weights behind the logits that the
+                layers add are set to zero, so that the network's first answer is this.
+
+        Raises:
+            ValueError: when the network has none to start, or the shape is another.
+        """
+        if self.position_logits is None:
+            raise ValueError("start_from needs a network with position_logits=True.")
+        if log_probabilities.shape != self.position_logits.shape[1:]:
+            raise ValueError(
+                f"log_probabilities must be {tuple(self.position_logits.shape[1:])}, got "
+                f"{tuple(log_probabilities.shape)}."
+            )
+        self.position_logits.copy_(log_probabilities[None])
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
 
     @property
     def attention_after(self) -> list[CausalAttention | None]:
@@ -225,11 +262,13 @@ class _Run:
     ) -> None:
         self.layers = [cast(GatedLayer, layer) for layer in network.layers]
         self.embedding = network.embedding.weight
-        self.head = head_weights(network.head)
+        self.head = HeadStepper(network.head, network.skip, network.position_logits)
         self.spatial_dims = network.spatial_dims
         self.choose = choose
         self.conditions = conditions
-        self.stepper = PositionStepper(self.layers, network.attention_after, batch_size, network.spatial_size)
+        self.stepper = PositionStepper(
+            self.layers, network.attention_after, batch_size, network.spatial_size, network.skip is not None
+        )
 
     def advance(
         self,
@@ -269,7 +308,7 @@ class _Run:
                 link = None if link is None else link.narrow(axis + 2, i, 1)
                 gate = layer.add_context(gate, link, self.conditions[index])
                 inner.append(layer.links[axis](gate))
-                x = layer.finish(axis, x, gate)
+                x = x + layer.outs[axis](layer.through_gate(gate))
             part, place = codes.narrow(axis + 1, i, 1), position.narrow(axis + 2, i, 1)
             self.advance(axis + 1, part, place, inner, first + i * stride)
 
@@ -284,5 +323,6 @@ class _Run:
         for j in range(line.shape[1]):
             if j > 0:
                 x = F.embedding(line[:, j - 1], self.embedding) + places[j]
-            logits = logits_of(self.stepper.step(j, x), self.head)
+            features = self.stepper.step(j, x)
+            logits = self.head.step(first + j, features, self.stepper.gated)
             line[:, j] = self.choose(first + j, logits)

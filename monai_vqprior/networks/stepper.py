@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
 
-__all__ = ["PositionStepper", "head_weights", "logits_of"]
+__all__ = ["HeadStepper", "PositionStepper"]
 
 
 class PositionStepper:
@@ -39,6 +39,7 @@ class PositionStepper:
         attentions: what comes after each of the layers, or None.
         batch_size: number of grids, B.
         spatial_size: size of a grid; a line has the positions of its last axis, L.
+        keep_gated: whether :attr:`gated` is wanted, for skip connections.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PositionStepper:
         attentions: Sequence[CausalAttention | None],
         batch_size: int,
         spatial_size: Sequence[int],
+        keep_gated: bool,
     ) -> None:
         length = spatial_size[-1]
         self._attentions = attentions
@@ -82,9 +84,15 @@ class PositionStepper:
         self._inputs: list[list[torch.Tensor]] = [[x[:, past + j] for x in buffers] for j in range(length)]
         self._gate = like(batch_size, 2 * channels)
         self._content, self._control = self._gate.split(channels, 1)
-        self._gated = like(batch_size, channels + 1)
-        self._gated[:, channels] = 1
-        self._features = self._gated[:, :channels]
+        # What passed the gates, and behind each the constant 1; side by side, or all layers in the same place.
+        layers_kept = len(layers) if keep_gated else 1
+        #: what passed the gate of each layer at the present position, (B, layers * (C + 1)), with a 1 behind each.
+        self.gated = like(batch_size, layers_kept * (channels + 1))
+        places = self.gated.split(channels + 1, 1) * (len(layers) // layers_kept)
+        for place in places:
+            place[:, channels] = 1
+        self._gated = places
+        self._features = [place[:, :channels] for place in places]
         self._context: list[tuple[torch.Tensor, ...]] = []
 
     def start(
@@ -124,24 +132,55 @@ class PositionStepper:
         for i, (context, window) in enumerate(zip(contexts, windows, strict=True)):
             torch.addmm(context, window, self._into_gate[i], out=gate)
             gate.tanh_()
-            torch.addcmul(self._content, self._content, self._control, out=self._features)
-            torch.addmm(inputs[i], self._gated, self._out[i], out=inputs[i + 1])
+            torch.addcmul(self._content, self._content, self._control, out=self._features[i])
+            torch.addmm(inputs[i], self._gated[i], self._out[i], out=inputs[i + 1])
             attention, attended = self._attentions[i], self._attended[i]
             if attention is not None and attended is not None:
                 inputs[i + 1].copy_(attention.step(inputs[i + 1], attended, self._first + position))
         return inputs[-1]
 
 
-def head_weights(head: nn.Sequential) -> tuple[torch.Tensor, ...]:
-    """Weights of a prior's head as matrices: (C, C), (C,), (C, K), (K,)."""
-    (first, first_bias), (second, second_bias) = _weights(head[1]), _weights(head[3])
-    return first.flatten(1).t(), first_bias, second.flatten(1).t(), second_bias
+class HeadStepper:
+    """
+    Logits of a position from its features.
 
+    Args:
+        head: the head of a prior, with convolutions at 1 and 3.
+        skip: the convolution of its skip connections, or None.
+        position_logits: what is added to the logits of each position, (1, K, *spatial), or None.
+    """
 
-def logits_of(x: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Logits (B, K) of features (B, C), by the weights that :func:`head_weights` laid out."""
-    first, first_bias, second, second_bias = weights
-    return torch.addmm(second_bias, F.silu(torch.addmm(first_bias, F.silu(x), first)), second)
+    def __init__(self, head: nn.Sequential, skip: nn.Module | None, position_logits: torch.Tensor | None) -> None:
+        (first, self._first_bias), (second, bias) = _weights(head[1]), _weights(head[3])
+        self._first = first.flatten(1).t()  # (C, C)
+        self._second = second.flatten(1).t()  # (C, K)
+        added = bias[None] if position_logits is None else bias + position_logits[0].flatten(1).t()
+        self._bias = added.contiguous()  # (positions or 1, K)
+        self._skip: torch.Tensor | None = None
+        if skip is not None:
+            weight, skip_bias = _weights(skip)
+            channels = len(weight)
+            parts = weight.flatten(1).t().unflatten(0, (-1, channels))  # (layers, C, C)
+            # The gated features of a layer are half of what they should be, and the 1 behind them brings in the bias.
+            biases = torch.zeros_like(parts[:, :1])
+            biases[0] = skip_bias
+            self._skip = torch.cat([0.5 * parts, biases], 1).flatten(0, 1)  # (layers * (C + 1), C)
+
+    def step(self, position: int, features: torch.Tensor, gated: torch.Tensor) -> torch.Tensor:
+        """
+        Logits of a position.
+
+        Args:
+            position: its place in raster order.
+            features: of the last layer, (B, C).
+            gated: :attr:`PositionStepper.gated`.
+
+        Returns:
+            (B, K).
+        """
+        x = features if self._skip is None else torch.addmm(features, gated, self._skip)
+        x = F.silu(torch.addmm(self._first_bias, F.silu(x), self._first))
+        return torch.addmm(self._bias[position if len(self._bias) > 1 else 0], x, self._second)
 
 
 def _weights(conv: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,6 +29,7 @@ from monai_vqprior.metrics import (
     histogram_bits,
     perplexity,
     position_histogram_bits,
+    position_log_probabilities,
 )
 
 properties = settings(derandomize=True, deadline=None, max_examples=60)
@@ -100,6 +101,14 @@ class TestHistograms:
                 code = int(one[position])
                 total -= math.log2((seen.count(code) + pseudo_count * table[code]) / (len(train) + pseudo_count))
         assert position_histogram_bits(train, test, 6, pseudo_count) == pytest.approx(total / test.numel(), rel=1e-9)
+
+    def test_log_probabilities_of_a_position_sum_to_one(self) -> None:
+        train, test = random_grids(9, 2, 3, 2), random_grids(5, 2, 3, 2, seed=1)
+        log_probabilities = position_log_probabilities(train, 6)
+        assert log_probabilities.shape == (6, 2, 3, 2)
+        torch.testing.assert_close(log_probabilities.exp().sum(0), torch.ones(2, 3, 2, dtype=torch.float64))
+        bits = torch.nn.functional.nll_loss(log_probabilities.expand(5, -1, -1, -1, -1), test) / math.log(2)
+        assert position_histogram_bits(train, test, 6) == pytest.approx(bits.item(), rel=1e-9)
 
     def test_the_default_is_64_codes(self) -> None:
         train, test = random_grids(9, 4, 3), random_grids(5, 4, 3, seed=1)

@@ -167,7 +167,7 @@ def test_gated_layer_by_its_formula(spatial_dims: int, conditional: bool) -> Non
     gated = GatedLayer(spatial_dims, channels, kernel_size=3).double()
     stacks = [features(spatial_dims, channels, seed=axis) for axis in range(spatial_dims)]
     condition = features(spatial_dims, 2 * channels, size=(1,) * spatial_dims) if conditional else None
-    outputs = gated(stacks, condition)
+    outputs, last_passed = gated(stacks, condition)
     assert len(outputs) == spatial_dims
     above: np.ndarray | None = None
     for axis, (x, output) in enumerate(zip(stacks, outputs, strict=True)):
@@ -179,6 +179,7 @@ def test_gated_layer_by_its_formula(spatial_dims: int, conditional: bool) -> Non
         passed = np.tanh(gate[:, :channels]) / (1 + np.exp(-gate[:, channels:]))
         np.testing.assert_allclose(output.detach().numpy(), x.numpy() + pointwise(gated.outs[axis], passed), atol=1e-10)
         above = gate
+    np.testing.assert_allclose(last_passed.detach().numpy(), passed, atol=1e-10)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -186,5 +187,5 @@ def test_dropout_of_gated_features_acts_in_training_only(training: bool) -> None
     torch.manual_seed(0)
     gated = GatedLayer(2, 4, kernel_size=3, dropout=0.5).double().train(training)
     stacks = [features(2, 4), features(2, 4)]
-    first, second = gated(stacks)[1], gated(stacks)[1]
+    first, second = gated(stacks)[0][1], gated(stacks)[0][1]
     assert torch.equal(first, second) is not training

@@ -34,10 +34,22 @@ NETWORKS = {
     "2-D, one row": {"spatial_dims": 2, "spatial_size": (1, 5)},
     "2-D, one column": {"spatial_dims": 2, "spatial_size": (5, 1), "num_values": 1},
     "2-D, attention": {"spatial_dims": 2, "spatial_size": (3, 4), "attention_every": 2, "num_heads": 3},
+    "2-D, skip connections": {"spatial_dims": 2, "spatial_size": (3, 4), "skip_connections": True},
+    "2-D, position logits": {"spatial_dims": 2, "spatial_size": (3, 4), "position_logits": True},
     "3-D": {"spatial_dims": 3, "spatial_size": (2, 3, 2)},
     "3-D, kernel 5": {"spatial_dims": 3, "spatial_size": (3, 2, 3), "kernel_size": 5},
     "3-D, conditional": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "num_classes": [2], "num_values": 1},
     "3-D, attention": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "attention_every": 1, "num_heads": 2},
+    "3-D, all": {
+        "spatial_dims": 3,
+        "spatial_size": (2, 2, 3),
+        "attention_every": 2,
+        "num_heads": 2,
+        "skip_connections": True,
+        "position_logits": True,
+        "num_classes": [2],
+        "num_values": 1,
+    },
 }
 each_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -54,6 +66,8 @@ def prior(**options: object) -> GatedPixelCNN:
                 conv.conv.weight.mul_(2)
         for attention in network.attentions.values():
             attention.out.weight.normal_()
+        if network.position_logits is not None:
+            network.position_logits.normal_()
     return network
 
 
@@ -234,7 +248,44 @@ def test_heads_that_do_not_divide_the_channels(heads: int) -> None:
         CausalAttention(6, heads)
 
 
+# skip connections
+
+
+def test_skip_connections_by_their_formula() -> None:
+    # One layer: what passed its gate is what its residual connection adds, before the 1x1 convolution.
+    network = prior(num_layers=1, skip_connections=True, spatial_size=(3, 4))
+    plain = prior(num_layers=1, spatial_size=(3, 4))
+    plain.load_state_dict({name: w for name, w in network.state_dict().items() if not name.startswith("skip")})
+    codes = grids(network, 2)
+    with torch.no_grad():
+        network.skip.weight.copy_(network.layers[0].outs[1].weight)
+        network.skip.bias.copy_(network.layers[0].outs[1].bias)
+        plain.layers[0].outs[1].weight.mul_(2)
+        plain.layers[0].outs[1].bias.mul_(2)
+        torch.testing.assert_close(network(codes), plain(codes), atol=1e-12, rtol=0)
+
+
 # position and conditions
+
+
+def test_start_from_a_histogram() -> None:
+    network = prior(spatial_size=(3, 4), position_logits=True)
+    codes = grids(network, 6)
+    log_probabilities = torch.from_numpy(np.random.default_rng(0).dirichlet(np.ones(5), (3, 4))).log().movedim(-1, 0)
+    network.start_from(log_probabilities)
+    with torch.no_grad():
+        answer = network(codes).log_softmax(1)
+    torch.testing.assert_close(answer, log_probabilities.expand(6, -1, -1, -1), atol=1e-12, rtol=0)
+    again = prior(spatial_size=(3, 4), position_logits=True)
+    again.load_state_dict(network.state_dict())
+    torch.testing.assert_close(again(codes).log_softmax(1), answer, atol=1e-12, rtol=0)
+
+
+def test_start_from_needs_position_logits_of_its_shape() -> None:
+    with pytest.raises(ValueError, match="start_from needs a network with position_logits=True"):
+        prior(spatial_size=(3, 4)).start_from(torch.zeros(5, 3, 4))
+    with pytest.raises(ValueError, match=r"log_probabilities must be \(5, 3, 4\), got \(5, 4, 3\)"):
+        prior(spatial_size=(3, 4), position_logits=True).start_from(torch.zeros(5, 4, 3))
 
 
 def test_position_is_told_apart() -> None:
