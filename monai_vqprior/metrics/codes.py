@@ -19,7 +19,14 @@ from monai.metrics.utils import do_metric_reduction
 
 from monai_vqprior.losses import code_bits
 
-__all__ = ["BitsPerCodeMetric", "count_codes", "histogram_bits", "perplexity", "position_histogram_bits", "position_log_probabilities"]
+__all__ = [
+    "BitsPerCodeMetric",
+    "count_codes",
+    "histogram_bits",
+    "perplexity",
+    "position_histogram_bits",
+    "position_log_probabilities",
+]
 
 
 def count_codes(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
