@@ -82,7 +82,8 @@ class CausalAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, keys, values)
         return x + self.out(mixed.flatten(1))
 
-    def _heads(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _heads(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values of tokens (B, N, C), each (B, heads, N, C / heads)."""
         qkv = self.qkv(self.norm(tokens)).unflatten(2, (3, self.num_heads, -1))
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value

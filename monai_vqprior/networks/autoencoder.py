@@ -19,7 +19,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from monai.networks.layers.factories import Conv, Pool
-from monai.networks.utils import pixelshuffle, pixelunshuffle
 from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
@@ -33,6 +32,38 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // 16 if channels % 16 == 0 else 1, channels)
 
 
+def fold(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """
+    Space to channels, (B, C, *spatial) -> (B, C * factor**dims, *spatial / factor): what
+    :func:`monai.networks.utils.pixelunshuffle` does, in words that TorchScript reads.
+    """
+    dims = x.dim() - 2
+    split, order = [x.shape[0], x.shape[1]], [0, 1]
+    for size in x.shape[2:]:
+        split += [size // factor, factor]
+    order += [3 + 2 * axis for axis in range(dims)]
+    order += [2 + 2 * axis for axis in range(dims)]
+    # (B, C, X / f, f, Y / f, f) -> (B, C, f, f, X / f, Y / f) -> (B, C * f * f, X / f, Y / f)
+    return x.reshape(split).permute(order).flatten(1, 1 + dims)
+
+
+def unfold(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """
+    Channels to space, (B, C * factor**dims, *spatial) -> (B, C, *spatial * factor): what
+    :func:`monai.networks.utils.pixelshuffle` does, in words that TorchScript reads. The inverse of :func:`fold`.
+    """
+    dims = x.dim() - 2
+    split, order = [-1], [0, 1]
+    for axis in range(dims):
+        split += [factor]
+        order += [2 + dims + axis, 2 + axis]
+    x = x.unflatten(1, split).permute(order)  # (B, C * f * f, X, Y) -> (B, C, f, f, X, Y) -> (B, C, X, f, Y, f)
+    sizes = [x.shape[0], x.shape[1]]
+    for axis in range(dims):
+        sizes += [x.shape[2 + 2 * axis] * factor]
+    return x.reshape(sizes)  # (B, C, X * f, Y * f)
+
+
 class PreactivationBlock(nn.Module):
     """
     Pre-activation residual block: (GroupNorm, SiLU, 3x3 convolution) twice, and the input added.
@@ -43,9 +74,10 @@ class PreactivationBlock(nn.Module):
         spatial_dims: 2 or 3.
         channels: channels in and out.
         dropout: probability that a value is dropped before the second convolution.
+        use_checkpointing: recompute the block in the backward pass instead of keeping its activations.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, dropout: float = 0.0) -> None:
+    def __init__(self, spatial_dims: int, channels: int, dropout: float = 0.0, use_checkpointing: bool = False) -> None:
         super().__init__()
         conv = Conv[Conv.CONV, spatial_dims]
         self.norm1 = _group_norm(channels)
@@ -55,9 +87,15 @@ class PreactivationBlock(nn.Module):
         self.conv2 = conv(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
+        self.use_checkpointing = use_checkpointing
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, *spatial) -> (B, C, *spatial)."""
+        if not torch.jit.is_scripting() and self.use_checkpointing and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(self._compute, x, use_reentrant=False)
+        return self._compute(x)
+
+    def _compute(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(self.dropout(F.silu(self.norm2(y))))
 
@@ -67,14 +105,13 @@ class FoldDown(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
         self.factor = factor
         conv = Conv[Conv.CONV, spatial_dims]
         self.conv = conv(in_channels * factor**spatial_dims, out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C_in, *spatial) -> (B, C_out, *spatial / factor)."""
-        return self.conv(pixelunshuffle(x, self.spatial_dims, self.factor))
+        return self.conv(fold(x, self.factor))
 
 
 class UnfoldUp(nn.Module):
@@ -82,14 +119,13 @@ class UnfoldUp(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
         self.factor = factor
         conv = Conv[Conv.CONV, spatial_dims]
         self.conv = conv(in_channels, out_channels * factor**spatial_dims, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C_in, *spatial) -> (B, C_out, *spatial * factor)."""
-        return pixelshuffle(self.conv(x), self.spatial_dims, self.factor)
+        return unfold(self.conv(x), self.factor)
 
 
 class AutoencoderVQ(nn.Module):
@@ -102,7 +138,9 @@ class AutoencoderVQ(nn.Module):
     A slice of 128 x 128 with the default patch of 4 becomes 32 x 32 codes.
 
     In training mode a call returns (reconstruction, commitment loss) as MONAI's network does; in evaluation mode it
-    returns the reconstruction alone, one tensor, which is what MONAI's bundle checks and exporters expect.
+    returns the reconstruction alone, one tensor, which is what MONAI's bundle checks and exporters expect. TorchScript
+    keeps all methods, and returns of both modes; it is for use, not for training: the codes do not follow and no
+    gradient passes them.
 
     Args:
         spatial_dims: 2 or 3.
@@ -160,7 +198,6 @@ class AutoencoderVQ(nn.Module):
         encoder_blocks = _blocks_per_level("num_encoder_blocks", num_encoder_blocks, len(channels))
         decoder_blocks = _blocks_per_level("num_decoder_blocks", num_decoder_blocks, len(channels))
         self.spatial_dims = spatial_dims
-        self.use_checkpointing = use_checkpointing
         self.background = background
         quantizer: Any = EMACodebook() if codebook is None else codebook
         self.codebook = quantizer
@@ -174,24 +211,25 @@ class AutoencoderVQ(nn.Module):
         pointwise = Conv[Conv.CONV, spatial_dims]
 
         def blocks(width: int, number: int) -> list[nn.Module]:
-            return [PreactivationBlock(spatial_dims, width, dropout) for _ in range(number)]
+            return [PreactivationBlock(spatial_dims, width, dropout, use_checkpointing) for _ in range(number)]
 
         encoder: list[nn.Module] = []
         for level, width in enumerate(widths):
             before = widths[level - 1] if level > 0 else in_channels
             encoder += [FoldDown(spatial_dims, before, width, factors[level]), *blocks(width, encoder_blocks[level])]
         encoder += [_group_norm(widths[-1]), nn.SiLU(), pointwise(widths[-1], self.embedding_dim, 1)]
-        self.encoder = nn.ModuleList(encoder)
+        self.encoder = nn.Sequential(*encoder)
 
         decoder: list[nn.Module] = [pointwise(self.embedding_dim, widths[-1], 3, padding=1)]
         for level, width in reversed(list(enumerate(widths))):
             after = widths[level - 1] if level > 0 else out_channels
             decoder += [*blocks(width, decoder_blocks[level]), _group_norm(width), nn.SiLU()]
             decoder += [UnfoldUp(spatial_dims, width, after, factors[level])]
-        self.decoder = nn.ModuleList(decoder)
+        self.decoder = nn.Sequential(*decoder)
         #: tells which patches hold a pixel brighter than the background.
         self.brightest = Pool[Pool.MAX, spatial_dims](self.stride)
 
+    @torch.jit.export
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """
         Encoder output before quantization.
@@ -210,11 +248,9 @@ class AutoencoderVQ(nn.Module):
         for size in images.shape[2:]:
             if size % self.stride != 0:
                 raise ValueError(f"image sides must be multiples of the network's stride {self.stride}, got {size}.")
-        x = images
-        for layer in self.encoder:
-            x = self._run(layer, x)
-        return x
+        return self.encoder(images)
 
+    @torch.jit.export
     def quantize(self, encodings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Replace encoder outputs by their nearest codes. Never writes.
@@ -228,25 +264,27 @@ class AutoencoderVQ(nn.Module):
         quantized, _, loss = self.codebook.quantize(encodings)
         return quantized, loss
 
+    @torch.jit.export
     def decode(self, quantizations: torch.Tensor) -> torch.Tensor:
         """Images (B, out_channels, *grid * stride) of quantized encodings (B, D, *grid)."""
-        x = quantizations
-        for layer in self.decoder:
-            x = self._run(layer, x)
-        return x
+        return self.decoder(quantizations)
 
+    @torch.jit.export
     def index_quantize(self, images: torch.Tensor) -> torch.Tensor:
         """Code grids (B, *spatial / stride), int64, of images (B, in_channels, *spatial)."""
         return self.codebook.encode(self.encode(images))
 
+    @torch.jit.export
     def decode_samples(self, embedding_indices: torch.Tensor) -> torch.Tensor:
         """Images (B, out_channels, *grid * stride) of code grids (B, *grid)."""
         return self.decode(self.codebook.decode(embedding_indices))
 
+    @torch.jit.export
     def encode_stage_2_inputs(self, x: torch.Tensor) -> torch.Tensor:
         """Quantized encodings (B, D, *spatial / stride) of images, as latent models of MONAI ask for them."""
         return self.codebook.decode(self.index_quantize(x)).contiguous()
 
+    @torch.jit.export
     def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
         """Images of latents (B, D, *grid) that a latent model made: quantized, then decoded."""
         return self.decode(self.quantize(z)[0])
@@ -271,12 +309,6 @@ class AutoencoderVQ(nn.Module):
             brightest = self.brightest(images.amax(1, keepdim=True))  # (B, 1, *grid)
             quantized, _, loss = self.codebook(encodings, mask=brightest.squeeze(1) > self.background)
         return self.decode(quantized), loss
-
-    def _run(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """Apply a layer; a residual block under activation checkpointing where that is wanted and gradients are."""
-        if self.use_checkpointing and torch.is_grad_enabled() and isinstance(layer, PreactivationBlock):
-            return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
-        return layer(x)
 
 
 def _blocks_per_level(name: str, numbers: int | Sequence[int], levels: int) -> tuple[int, ...]:

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -144,14 +142,16 @@ class GatedLayer(nn.Module):
         pointwise = Conv[Conv.CONV, spatial_dims]
         axes = range(spatial_dims)
         self.convs = nn.ModuleList(CausalConv(spatial_dims, i, channels, 2 * channels, kernel_size) for i in axes)
-        self.links = nn.ModuleList(pointwise(2 * channels, 2 * channels, 1) for _ in axes[1:])
+        # The last stack has nobody to tell of its gate.
+        links = [pointwise(2 * channels, 2 * channels, 1) for _ in axes[1:]]
+        self.links = nn.ModuleList([*links, nn.Identity()])
         self.outs = nn.ModuleList(
             nn.Identity() if last and axis < spatial_dims - 1 else pointwise(channels, channels, 1) for axis in axes
         )
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, stacks: Sequence[torch.Tensor], condition: torch.Tensor | None = None
+        self, stacks: list[torch.Tensor], condition: torch.Tensor | None = None
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """
         Compute the layer at all positions.
@@ -165,13 +165,13 @@ class GatedLayer(nn.Module):
             (B, C, *spatial), for a skip connection.
         """
         features: list[torch.Tensor] = []
-        gated, link = stacks[0], None
-        for axis, x in enumerate(stacks):
-            gate = self.add_context(self.convs[axis](x), link, condition)
+        gated = stacks[0]
+        link: torch.Tensor | None = None
+        for axis, (conv, tell_next, out) in enumerate(zip(self.convs, self.links, self.outs)):  # noqa: B905 (TorchScript)
+            gate = self.add_context(conv(stacks[axis]), link, condition)
             gated = self.through_gate(gate)
-            features.append(x + self.outs[axis](gated))
-            if axis < len(self.links):
-                link = self.links[axis](gate)
+            features.append(stacks[axis] + out(gated))
+            link = tell_next(gate)
         return features, gated
 
     @staticmethod

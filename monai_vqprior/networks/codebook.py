@@ -227,6 +227,11 @@ class EMACodebook(nn.Module):
             the quantized vectors (B, D, *spatial) in float32, whose gradient goes on to ``z``; the indices
             (B, *spatial) int64; and the commitment loss, a scalar with its weight applied.
         """
+        if torch.jit.is_scripting():  # where nothing is trained
+            indices = self.encode(z)
+            quantized = self.decode(indices)
+            difference = self._vectors(z) - channels_last(quantized).reshape(-1, self.embedding_dim)
+            return quantized, indices, self.commitment_cost * difference.square().mean()
         with torch.autocast(device_type=z.device.type, enabled=False):
             vectors = self._vectors(z)
             indices = nearest_code(vectors.detach(), self.embedding)
@@ -244,12 +249,7 @@ class EMACodebook(nn.Module):
             mask: (B, *spatial) bool, the vectors that the codes follow; None for all. The others are quantized too,
                 and keep close to their codes, but no code is spent on them: most of a brain slice is background.
         """
-        if torch.jit.is_scripting():
-            indices = self.encode(z)
-            quantized = self.decode(indices)
-            difference = self._vectors(z) - channels_last(quantized).reshape(-1, self.embedding_dim)
-            return quantized, indices, self.commitment_cost * difference.square().mean()
-        if not self.training:
+        if torch.jit.is_scripting() or not self.training:
             return self.quantize(z)
         with torch.autocast(device_type=z.device.type, enabled=False):
             vectors = self._vectors(z)

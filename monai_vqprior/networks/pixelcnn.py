@@ -39,7 +39,7 @@ class GatedPixelCNN(nn.Module):
     in a common space differ by position more than by anything else.
 
     :meth:`forward` gives the logits of all positions of a known grid at once; :meth:`generate` visits the positions in
-    order and computes at each only what is new.
+    order and computes at each only what is new. TorchScript, ONNX and ``torch.export`` take :meth:`forward` alone.
 
     Args:
         spatial_dims: 2 or 3.
@@ -116,12 +116,16 @@ class GatedPixelCNN(nn.Module):
             for i in range(num_layers)
         )
         after = range(attention_every, num_layers + 1, attention_every) if attention_every else ()
-        self.attentions = nn.ModuleDict({str(number - 1): CausalAttention(channels, num_heads) for number in after})
+        self.attentions = nn.ModuleList(
+            CausalAttention(channels, num_heads) if number in after else nn.Identity()
+            for number in range(1, num_layers + 1)
+        )
         self.head = nn.Sequential(
             nn.SiLU(), pointwise(channels, channels, 1), nn.SiLU(), pointwise(channels, num_embeddings, 1)
         )
         self.skip = pointwise(num_layers * channels, channels, 1) if skip_connections else None
         logits = torch.zeros(1, num_embeddings, *self.spatial_size) if position_logits else None
+        self.position_logits: torch.Tensor | None
         self.register_buffer("position_logits", logits)
 
         # One embedding a class, one direction a value; each value also has an indicator that tells 0 from missing.
@@ -139,7 +143,8 @@ class GatedPixelCNN(nn.Module):
         Logits of every position given the codes before it.
 
         Args:
-            codes: (B, *spatial), integers in 0..K-1, of the network's ``spatial_size``.
+            codes: (B, *spatial), integers in 0..K-1, of the network's ``spatial_size``. Any type of numbers will do:
+                MONAI's checks and its ONNX export feed every network with floats.
             labels: (B, number of labels), a class for each label, -1 where it is not known; None when none is known.
             values: (B, num_values), NaN where a value is not known; None when none is known.
 
@@ -149,18 +154,18 @@ class GatedPixelCNN(nn.Module):
         Raises:
             ValueError: when the shapes do not fit the network.
         """
-        if tuple(codes.shape[1:]) != self.spatial_size:
-            raise ValueError(f"codes must be (B, {', '.join(map(str, self.spatial_size))}), got {tuple(codes.shape)}.")
-        embedded = self.embedding(codes).movedim(-1, 1)  # (B, *spatial, C) -> (B, C, *spatial)
+        if codes.shape[1:] != self.position.shape[2:]:
+            size = _listed(list(self.position.shape[2:]))
+            raise ValueError(f"codes must be (B, {size}), got ({_listed(list(codes.shape))}).")
+        embedded = self.embedding(codes.long()).movedim(-1, 1)  # (B, *spatial, C) -> (B, C, *spatial)
         stacks = [shift(embedded, axis) + self.position for axis in range(self.spatial_dims)]
-        conditions = self._conditions(len(codes), labels, values)
-        gated = []
-        for layer, attention, condition in zip(self.layers, self.attention_after, conditions, strict=True):
-            stacks, passed = layer(stacks, condition)
+        conditions = self._conditions(codes.shape[0], labels, values)
+        gated: list[torch.Tensor] = []
+        for index, (layer, attention) in enumerate(zip(self.layers, self.attentions)):  # noqa: B905 (TorchScript)
+            stacks, passed = layer(stacks, conditions[index])
             if self.skip is not None:
                 gated.append(passed)
-            if attention is not None:
-                stacks[-1] = attention(stacks[-1])
+            stacks[-1] = attention(stacks[-1])
         features = stacks[-1] if self.skip is None else stacks[-1] + self.skip(torch.cat(gated, 1))
         logits = self.head(features)
         return logits if self.position_logits is None else logits + self.position_logits
@@ -186,14 +191,8 @@ class GatedPixelCNN(nn.Module):
                 f"{tuple(log_probabilities.shape)}."
             )
         self.position_logits.copy_(log_probabilities[None])
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
-
-    @property
-    def attention_after(self) -> list[CausalAttention | None]:
-        """What follows each layer, or None."""
-        found = (str(index) for index in range(len(self.layers)))
-        return [cast(CausalAttention, self.attentions[name]) if name in self.attentions else None for name in found]
+        for parameter in self.head[-1].parameters():
+            nn.init.zeros_(parameter)
 
     @torch.no_grad()
     def generate(
@@ -229,25 +228,36 @@ class GatedPixelCNN(nn.Module):
         self, batch_size: int, labels: torch.Tensor | None, values: torch.Tensor | None
     ) -> list[torch.Tensor | None]:
         """What to add to the gates of each layer, (B, 2C, 1, ...), or None for each layer of a network without."""
-        if labels is not None and tuple(labels.shape) != (batch_size, len(self.num_classes)):
-            raise ValueError(f"labels must be ({batch_size}, {len(self.num_classes)}), got {tuple(labels.shape)}.")
-        if values is not None and tuple(values.shape) != (batch_size, self.num_values):
-            raise ValueError(f"values must be ({batch_size}, {self.num_values}), got {tuple(values.shape)}.")
-        if not len(self.condition_heads):
-            return [None] * len(self.layers)
-        if self.training:
+        num_labels = len(self.class_embeddings)
+        if labels is not None and list(labels.shape) != [batch_size, num_labels]:
+            raise ValueError(f"labels must be ({batch_size}, {num_labels}), got ({_listed(list(labels.shape))}).")
+        if values is not None and list(values.shape) != [batch_size, self.num_values]:
+            raise ValueError(f"values must be ({batch_size}, {self.num_values}), got ({_listed(list(values.shape))}).")
+        conditions: list[torch.Tensor | None] = [None for _ in self.layers]
+        if len(self.condition_heads) == 0:
+            return conditions
+        if not torch.jit.is_scripting() and self.training:
             labels, values = drop_conditions(labels, values, self.condition_dropout)
-        hidden = self.position.new_zeros(batch_size, self.position.shape[1])  # (B, C)
+        hidden = self.position.new_zeros([batch_size, self.position.shape[1]])  # (B, C)
         if labels is not None:
-            for embedding, label in zip(self.class_embeddings, labels.unbind(1), strict=True):
+            for index, embedding in enumerate(self.class_embeddings):
+                label = labels[:, index]
                 known = (label >= 0)[:, None]
                 hidden = hidden + torch.where(known, embedding(label.clamp_min(0)), 0.0)
-        if values is not None and self.value_embedding is not None:
+        if self.value_embedding is not None and values is not None:
             known = ~values.isnan()
             values = torch.where(known, values, 0.0).to(hidden.dtype)
             hidden = hidden + self.value_embedding(torch.cat([values, known.to(hidden.dtype)], dim=1))
-        ones = (1,) * self.spatial_dims
-        return [head(F.silu(hidden)).view(batch_size, -1, *ones) for head in self.condition_heads]
+        shape = [batch_size, -1]
+        shape += [1] * self.spatial_dims
+        for index, head in enumerate(self.condition_heads):
+            conditions[index] = head(F.silu(hidden)).view(shape)
+        return conditions
+
+
+def _listed(sizes: list[int]) -> str:
+    """Sizes as an error message names them."""
+    return ", ".join([str(size) for size in sizes])
 
 
 class _Run:
@@ -266,8 +276,9 @@ class _Run:
         self.spatial_dims = network.spatial_dims
         self.choose = choose
         self.conditions = conditions
+        attentions = [after if isinstance(after, CausalAttention) else None for after in network.attentions]
         self.stepper = PositionStepper(
-            self.layers, network.attention_after, batch_size, network.spatial_size, network.skip is not None
+            self.layers, attentions, batch_size, network.spatial_size, network.skip is not None
         )
 
     def advance(

@@ -18,8 +18,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import VQVAE
+from monai.networks.utils import pixelshuffle, pixelunshuffle
 
-from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
+from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock, fold, unfold
 from monai_vqprior.networks.codebook import EMACodebook
 
 SIZES = {2: (16, 24), 3: (8, 12, 16)}
@@ -298,6 +299,16 @@ def test_numbers_of_blocks_one_for_each_level() -> None:
     assert blocks[1] == [False, True, True] + [False] * 6
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_folding_is_that_of_monai(spatial_dims: int, factor: int) -> None:
+    x = torch.rand(2, 5, *(factor * side for side in (2, 3, 4)[:spatial_dims]))
+    folded = fold(x, factor)
+    assert torch.equal(folded, pixelunshuffle(x, spatial_dims, factor))
+    assert torch.equal(unfold(folded, factor), pixelshuffle(folded, spatial_dims, factor))
+    assert torch.equal(unfold(folded, factor), x)
+
+
 def test_new_block_is_the_identity() -> None:
     x = torch.randn(2, 16, 5, 7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(PreactivationBlock(2, 16)(x), x)
@@ -318,7 +329,7 @@ def test_checkpointing_gives_the_same_gradients(dropout: float) -> None:
         calls: list[str] = []
         for name, module in network.named_modules():
             if isinstance(module, PreactivationBlock):
-                module.register_forward_pre_hook(lambda *_, calls=calls, name=name: calls.append(name))
+                module.conv1.register_forward_pre_hook(lambda *_, calls=calls, name=name: calls.append(name))
         torch.manual_seed(1)
         loss_of(network, images()).backward()
         gradients.append({name: p.grad for name, p in network.named_parameters()})
