@@ -21,6 +21,9 @@ for line in (ROOT / "monai_vqprior" / "__init__.py").read_text(encoding="utf-8")
     if line.startswith("__version__"):
         ABOUT["version"] = line.split('"')[1]
 
+# ONNX files; torch writes those by way of torch.export from 2.9 on, which is the way that the networks take.
+EXPORT = ["torch>=2.9", "onnx", "onnxscript", "onnxruntime"]
+
 setup(
     name="monai-vqprior",
     version=ABOUT["version"],
@@ -52,7 +55,8 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-cov", "hypothesis", "einops", "setuptools>=77"],
+        "export": EXPORT,
+        "test": ["pytest", "pytest-cov", "hypothesis", "einops", "jsonschema", "setuptools>=77", *EXPORT],
         "benchmark": ["vector-quantize-pytorch", "einops"],
         "check": ["ruff", "mypy", "types-PyYAML"],
     },
