@@ -1,4 +1,4 @@
-.PHONY: demo test check format clean
+.PHONY: demo test zoo-check check format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,6 +17,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# What MONAI's model zoo asks of a bundle, and the exports of both networks.
+zoo-check: $(STAMP)
+	$(BIN)/python -m pytest tests/test_zoo.py tests/networks/test_exports.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/architecture.md",
+    "docs/exports.md",
     "docs/plugging-in.md",
     "docs/prior.md",
     "docs/tokenizer.md",
