@@ -48,6 +48,7 @@ SMALL_PRIOR: dict[str, Any] = {
     "prior_kernel_size": 3,
     "prior_attention_every": 1,
     "prior_skip_connections": True,
+    "prior_position_logits": True,
 }
 
 
@@ -140,6 +141,10 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
     assert len(rows) == 1 + 8 * 4
     assert list((trained / "tensorboard" / "vqvae").iterdir())
     assert list((trained / "tensorboard" / "prior").iterdir())
+    # The prior has begun at the histogram of each position.
+    start = torch.load(trained / "models" / "prior.pt", weights_only=True)["position_logits"]
+    torch.testing.assert_close(start.exp().sum(1), torch.ones(1, 8, 8))
+    assert start.std(1).min() > 0
 
 
 def test_evaluate(trained: Path, phantom: Path) -> None:

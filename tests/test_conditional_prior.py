@@ -83,7 +83,9 @@ def settings(run: Path) -> dict[str, Any]:
 def networks(run: Path) -> tuple[AutoencoderVQ, GatedPixelCNN]:
     """Both networks of a run, without the bundle."""
     autoencoder = AutoencoderVQ(channels=[8], codebook=EMACodebook(16, 4)).eval()
-    prior = GatedPixelCNN(2, 16, 8, channels=8, num_layers=2, kernel_size=3, num_classes=[2], num_values=2).eval()
+    prior = GatedPixelCNN(
+        2, 16, 8, channels=8, num_layers=2, kernel_size=3, num_classes=[2], num_values=2, position_logits=True
+    ).eval()
     for network, name in ((autoencoder, "model.pt"), (prior, "prior.pt")):
         network.load_state_dict(torch.load(run / "models" / name, weights_only=True))
     return autoencoder, prior
@@ -121,7 +123,7 @@ def exaggerate(run: Path) -> None:
     path = run / "models" / "prior.pt"
     weights = torch.load(path, weights_only=True)
     louder = ("condition_heads.", "head.")
-    torch.save({key: 20 * v if key.startswith(louder) else v for key, v in weights.items()}, path)
+    torch.save({key: 60 * v if key.startswith(louder) else v for key, v in weights.items()}, path)
 
 
 def test_settings_hold_what_later_commands_need(run: Path, cohort: Path) -> None:

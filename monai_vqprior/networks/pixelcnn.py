@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -77,7 +78,7 @@ class GatedPixelCNN(nn.Module):
         spatial_size: int | Sequence[int] = 32,
         channels: int = 96,
         num_layers: int = 12,
-        kernel_size: int = 5,
+        kernel_size: int = 3,
         num_classes: Sequence[int] = (),
         num_values: int = 0,
         dropout: float = 0.0,
@@ -171,14 +172,41 @@ class GatedPixelCNN(nn.Module):
         return logits if self.position_logits is None else logits + self.position_logits
 
     @torch.no_grad()
+    def start_at_codes(self, vectors: torch.Tensor) -> None:
+        """
+        Let training begin with what the codebook knows: which codes look alike.
+
+        A new network tells each code from each other one, and must learn from data which of them mean about the same.
+        Here the embedding of the codes and the last weights of the head, a row of which makes the logit of a code, are
+        each a random linear map of the codebook's vectors, whose components are brought to mean 0 and variance 1. What
+        is learned of a code, going in or coming out, then holds for those like it. The head starts silent.
+
+        Args:
+            vectors: the codebook, (K, D), on any scale.
+
+        Raises:
+            ValueError: when there is not one vector for each code.
+        """
+        if vectors.dim() != 2 or len(vectors) != self.num_embeddings:
+            raise ValueError(f"vectors must be ({self.num_embeddings}, D), got {tuple(vectors.shape)}.")
+        centered = (vectors - vectors.mean(0)).to(self.embedding.weight)
+        scale = centered.square().mean(0).sqrt().clamp_min(torch.finfo(centered.dtype).tiny)
+        standardized = centered / scale / math.sqrt(vectors.shape[1])
+        last = self.head[-1].weight  # (K, C, 1, ...)
+        directions = torch.randn(2, vectors.shape[1], last.shape[1]).to(standardized)  # (2, D, C)
+        self.embedding.weight.copy_(standardized @ directions[0])
+        last.copy_((standardized @ directions[1] / math.sqrt(last.shape[1])).view_as(last))
+        self._silence_head()
+
+    @torch.no_grad()
     def start_from(self, log_probabilities: torch.Tensor) -> None:
         """
         Let training begin at what the histogram of each position knows, for a network with ``position_logits``.
 
         Args:
             log_probabilities: natural logarithms, finite, (K, *spatial), such as those of
-                :func:`~monai_vqprior.metrics.position_log_probabilities`. The weights behind the logits that the
-                layers add are set to zero, so that the network's first answer is this.
+                :func:`~monai_vqprior.metrics.position_log_probabilities`. The head starts silent, so that this is
+                the network's first answer.
 
         Raises:
             ValueError: when the network has none to start, or the shape is another.
@@ -191,7 +219,11 @@ class GatedPixelCNN(nn.Module):
                 f"{tuple(log_probabilities.shape)}."
             )
         self.position_logits.copy_(log_probabilities[None])
-        for parameter in self.head[-1].parameters():
+        self._silence_head()
+
+    def _silence_head(self) -> None:
+        """Let the head say zero whatever it hears; both of its convolutions can learn from there."""
+        for parameter in (*self.head[1].parameters(), self.head[-1].bias):
             nn.init.zeros_(parameter)
 
     @torch.no_grad()

@@ -270,6 +270,34 @@ def test_skip_connections_by_their_formula() -> None:
 # position and conditions
 
 
+def test_codes_that_look_alike_start_alike() -> None:
+    # Distances between embeddings are about those between the standardized vectors of the codebook, times sqrt(C / D).
+    torch.manual_seed(0)
+    network = GatedPixelCNN(num_embeddings=40, spatial_size=2, channels=4096, num_layers=1)
+    vectors = torch.randn(40, 3) * torch.tensor([1.0, 100.0, 0.01]) + 7
+    network.start_at_codes(vectors)
+    standardized = (vectors.numpy() - vectors.numpy().mean(0)) / vectors.numpy().std(0)
+    expected = np.linalg.norm(standardized[:, None] - standardized, axis=2) * math.sqrt(4096 / 3)
+    for weight, scale in ((network.embedding.weight, 1.0), (network.head[-1].weight.flatten(1), math.sqrt(1 / 4096))):
+        rows = weight.detach().numpy() / scale
+        np.testing.assert_allclose(np.linalg.norm(rows[:, None] - rows, axis=2), expected, rtol=0.1)
+        assert rows.std() == pytest.approx(1, rel=0.1)
+    assert not network(grids(network, 2)).any()
+
+
+def test_a_component_that_all_codes_share_says_nothing() -> None:
+    network = prior()
+    network.start_at_codes(torch.tensor([[1.0, 3], [2, 3], [3, 3], [4, 3], [4, 3]]))
+    assert network.embedding.weight.isfinite().all()
+    assert torch.equal(network.embedding.weight[3], network.embedding.weight[4])
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (5,)])
+def test_one_vector_for_each_code(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"vectors must be \(5, D\), got"):
+        prior().start_at_codes(torch.zeros(shape))
+
+
 def test_start_from_a_histogram() -> None:
     network = prior(spatial_size=(3, 4), position_logits=True)
     codes = grids(network, 6)

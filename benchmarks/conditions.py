@@ -1,0 +1,115 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_erosion, binary_fill_holes
+from scipy.stats import spearmanr
+
+from benchmarks.training import bundle_parser
+from monai_vqprior.data import ConditionTable, SliceDataset, SliceFolder
+from monai_vqprior.engines import read_settings
+from monai_vqprior.transforms import LoadSliced
+
+SAMPLE = ["inference.json", "sample.json"]
+#: quantiles of the training split at which a value is asked for.
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_NEIGHBORS = 16
+_FLUID = 0.3  # darker pixels inside the brain are fluid
+_SHELL = 0.06  # of the side: the fluid around the brain and in its folds is nearer to the edge than this
+
+
+def fluid_share(images: torch.Tensor) -> np.ndarray:
+    """Share of fluid in the inner brain, which is that of the ventricles, of images (N, 1, H, W): (N,) in 0..1."""
+    shares = []
+    for image in images[:, 0].numpy():
+        inner = binary_erosion(binary_fill_holes(image > _FLUID), iterations=round(_SHELL * len(image)))
+        shares.append(float((image[inner] < _FLUID).mean()) if inner.any() else np.nan)
+    return np.array(shares)
+
+
+def value_of_neighbors(images: torch.Tensor, train: torch.Tensor, values: np.ndarray) -> np.ndarray:
+    """Mean value of the training images (M, 1, H, W) that are nearest to each of images (N, 1, H, W): (N,)."""
+    nearest = torch.cdist(images.flatten(1), train.flatten(1)).topk(_NEIGHBORS, largest=False).indices
+    return values[nearest.numpy()].mean(1)
+
+
+def read_split(
+    slices: SliceFolder, table: ConditionTable, name: str, split: str, size: int | list[int]
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Images (N, 1, H, W) of a split and its values of a condition, in the units of the table."""
+    conditions = table.fit([name])
+    items = table.join(slices.datalist(split), conditions)
+    dataset = SliceDataset(items, LoadSliced("image"), spatial_size=size)
+    scale = conditions.settings[0]
+    values = np.array([item[name] for item in items]) * scale["std"] + scale["mean"]
+    known = np.isfinite(values)
+    images = torch.stack([torch.as_tensor(dataset[i]["image"]) for i in np.flatnonzero(known)])
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float(), values[known]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.conditions",
+        description="Draw samples under low to high values of each continuous condition of a trained prior, and "
+        "measure what was asked for: by the value of the nearest training slices, and by the share of fluid in the "
+        "inner brain. The same measures on validation slices, whose values are known, say what they are worth.",
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of slices that the prior was trained on")
+    parser.add_argument("--output_dir", required=True, help="output folder of its training")
+    parser.add_argument("--num_samples", type=int, default=32, help="samples of each value")
+    parser.add_argument("--set", nargs=2, action="append", metavar=("KEY", "VALUE"), default=[], help="override a key")
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    settings = read_settings(Path(options.output_dir) / "models" / "settings.json")
+    overrides = {key: json.loads(value) for key, value in options.set}
+    config = bundle_parser(SAMPLE, {**settings, "output_dir": options.output_dir, **overrides})
+    network, prior = config.get_parsed_content("network").eval(), config.get_parsed_content("prior")
+    inferer, known = config.get_parsed_content("inferer"), config.get_parsed_content("known_conditions")
+    slices = SliceFolder(options.dataset_dir)
+    table = ConditionTable(slices)
+    result = {}
+    for name in known.value_names:
+        train, values = read_split(slices, table, name, "train", settings["spatial_size"])
+        measures: dict[str, Callable[[torch.Tensor], np.ndarray]] = {
+            "neighbors": lambda images, train=train, values=values: value_of_neighbors(images, train, values),
+            "fluid": fluid_share,
+        }
+        images, truth = read_split(slices, table, name, "validate", settings["spatial_size"])
+        asked, drawn = [], []
+        for value in np.quantile(values, QUANTILES):
+            rows = known.parse(f"{name}={value}")
+            grids = inferer.sample(prior, range(options.num_samples), **rows)
+            with torch.no_grad():
+                drawn.append(torch.cat([network.decode_samples(part) for part in grids.split(16)]).clamp(0, 1).cpu())
+            asked += [value] * options.num_samples
+        for measure, function in measures.items():
+            real, made = function(images), function(torch.cat(drawn))
+            worth = spearmanr(truth, real, nan_policy="omit").statistic
+            follows = spearmanr(asked, made, nan_policy="omit").statistic
+            means = [float(np.nanmean(part)) for part in made.reshape(len(QUANTILES), -1)]
+            print(f"{name} by {measure}: rank correlation {worth:.2f} on validation slices, {follows:.2f} on samples")
+            for value, mean in zip(np.quantile(values, QUANTILES), means, strict=True):
+                print(f"  asked {value:8.3f}   measured {mean:8.4f}", flush=True)
+            result[f"{name}_{measure}_validation"], result[f"{name}_{measure}_samples"] = worth, follows
+    print(json.dumps({key: round(float(value), 3) for key, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
