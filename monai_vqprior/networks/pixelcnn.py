@@ -192,7 +192,7 @@ class GatedPixelCNN(nn.Module):
         centered = (vectors - vectors.mean(0)).to(self.embedding.weight)
         scale = centered.square().mean(0).sqrt().clamp_min(torch.finfo(centered.dtype).tiny)
         standardized = centered / scale / math.sqrt(vectors.shape[1])
-        last = self.head[-1].weight  # (K, C, 1, ...)
+        last = cast(torch.Tensor, self.head[-1].weight)  # (K, C, 1, ...)
         directions = torch.randn(2, vectors.shape[1], last.shape[1]).to(standardized)  # (2, D, C)
         self.embedding.weight.copy_(standardized @ directions[0])
         last.copy_((standardized @ directions[1] / math.sqrt(last.shape[1])).view_as(last))
@@ -224,7 +224,7 @@ class GatedPixelCNN(nn.Module):
     def _silence_head(self) -> None:
         """Let the head say zero whatever it hears; both of its convolutions can learn from there."""
         for parameter in (*self.head[1].parameters(), self.head[-1].bias):
-            nn.init.zeros_(parameter)
+            nn.init.zeros_(cast(torch.Tensor, parameter))
 
     @torch.no_grad()
     def generate(
