@@ -30,6 +30,7 @@ _STAGES = {"vqvae": ["train.json"], "prior": ["train.json", "train_prior.json"]}
 _EVALUATE = ["train.json", "train_prior.json", "evaluate.json"]
 _RECONSTRUCT = ["inference.json"]
 _SAMPLE = ["inference.json", "sample.json"]
+_NEIGHBORS = ["neighbors.json"]
 
 _EPILOG = (
     "Any other --key value overrides that key of the bundle's configuration, for instance --batch_size 8, "
@@ -84,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--bundle", metavar="DIR", help="use this bundle instead of the one in the package")
         return command
 
-    def add_run(name: str, function: Callable, summary: str, needs_data: bool = True) -> argparse.ArgumentParser:
+    def add_run(
+        name: str, function: Callable, summary: str, needs_data: bool = True, draws: bool = True
+    ) -> argparse.ArgumentParser:
         command = add(name, function, summary)
         if needs_data:
             _option(
@@ -99,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         _option(command, "spatial_size", "size of the slices (default: that of the training, or 256)", _size)
         _option(command, "overwrite", "replace the results of an earlier run", _boolean)
         _option(command, "device", "cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-        _option(command, "seed", "seed of all random numbers (default: 0)", int)
+        if draws:
+            _option(command, "seed", "seed of all random numbers (default: 0)", int)
         return command
 
     train = add_run("train", _train, "train the VQ-VAE, then the prior on its codes")
@@ -138,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     _option(sample, "nifti", "write NIfTI files too", _boolean)
     _option(sample, "ckpt", "weights of the VQ-VAE", _path)
     _option(sample, "ckpt_prior", "weights of the prior", _path)
+
+    neighbors = add_run(
+        "neighbors", _neighbors, "show samples beside their nearest training slices: are they copies?", draws=False
+    )
+    _option(neighbors, "num_pictures", "samples on the sheet (default: 10)", int)
 
     report = add("report", _report, "gather metrics and pictures of a run on one page: report.html", bundle=False)
     report.add_argument("--output_dir", default="output", help="folder of the run (default: output)")
@@ -323,6 +332,10 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     _run(options, _SAMPLE)
+
+
+def _neighbors(options: argparse.Namespace) -> None:
+    _run(options, _NEIGHBORS)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -38,6 +38,7 @@ STACKS = {
     "evaluate": ["train.json", "train_prior.json", "evaluate.json"],
     "inference": ["inference.json"],
     "sample": ["inference.json", "sample.json"],
+    "neighbors": ["neighbors.json"],
 }
 SMALL: dict[str, Any] = {
     "spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4, "device": "cpu", "amp": False
@@ -81,7 +82,8 @@ def test_network_definitions_agree() -> None:
     assert definition == inference["network_def"]
     for key in ("codebook", "stride", "channels", "patch_size", "num_embeddings", "embedding_dim", "spatial_size"):
         assert train[key] == inference[key], key
-    assert train["train"]["preprocessing"] == inference["preprocessing"]
+    assert train["train"]["preprocessing"] == inference["preprocessing"] == parser("neighbors")["preprocessing"]
+    assert train["slices"] == inference["slices"] == parser("neighbors")["slices"]
     prior, sample = parser("train_prior"), parser("sample")
     definition = dict(prior["prior_def"])
     for key, value in {"dropout": "@prior_dropout", "condition_dropout": "@condition_dropout"}.items():
@@ -181,6 +183,9 @@ def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:
     monai_run("sample", trained.parent, num_samples=3, tile_size=4, **SMALL, **SMALL_PRIOR)
     assert len(list((trained / "samples").iterdir())) == 3
     assert (trained / "reconstructions.png").is_file()
+    assert "well below 1" in monai_run("neighbors", trained.parent, dataset_dir=phantom, num_pictures=2, device="cpu")
+    assert len(json.loads((trained / "neighbors.json").read_text())["samples"]) == 3
+    assert (trained / "neighbors.png").is_file()
 
 
 def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:

@@ -63,14 +63,16 @@ def test_later_commands_know_the_settings(
 ) -> None:
     """Evaluate, reconstruct and sample need neither the size nor the channels of the training."""
     output = shutil.copytree(run, tmp_path / "run")
-    for words in (["evaluate", "--dataset_dir", phantom], ["reconstruct", "--dataset_dir", phantom], ["sample"]):
+    on_data = [[command, "--dataset_dir", phantom] for command in ("evaluate", "reconstruct", "neighbors")]
+    for words in (*on_data[:2], ["sample"], on_data[2]):
         assert main([*map(str, words), "--output_dir", str(output), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("$ python -m monai.bundle run") == 3
+    assert printed.count("$ python -m monai.bundle run") == 4
     assert "--spatial_size 32" in printed
     assert main(["report", "--output_dir", str(output)]) == 0
     names = {path.relative_to(output).parts[0] for path in output.rglob("*")}
     expected = {"metrics.json", "reconstructions", "reconstructions.png", "samples", "samples.png", "report.html"}
+    expected |= {"neighbors.png", "neighbors.json"}
     assert expected <= names
     samples = sorted((output / "samples").iterdir())
     assert len(samples) == 10
@@ -293,7 +295,8 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "train", "evaluate", "reconstruct", "sample", "prepare", "phantom", "report", "bundle", "demo"]
+    "command",
+    ["", "train", "evaluate", "reconstruct", "sample", "neighbors", "prepare", "phantom", "report", "bundle", "demo"],
 )
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -20,7 +20,7 @@ from monai_vqprior.handlers.metrics import (
     CodebookUsage,
     MultiScaleSSIM,
 )
-from monai_vqprior.handlers.pictures import ReconstructionWriter, contact_sheet, to_pixels
+from monai_vqprior.handlers.pictures import ReconstructionWriter, comparison, contact_sheet, to_pixels
 from monai_vqprior.handlers.schedule import CosineBudget, EarlyStop, FinalValidation, TrainingProgress, cosine_factor
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "MultiScaleSSIM",
     "ReconstructionWriter",
     "TrainingProgress",
+    "comparison",
     "contact_sheet",
     "cosine_factor",
     "to_pixels",

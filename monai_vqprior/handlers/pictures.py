@@ -25,7 +25,7 @@ from monai_vqprior.files import write_png
 from monai_vqprior.losses import ssim_map
 from monai_vqprior.transforms import UnitToBytes
 
-__all__ = ["ReconstructionWriter", "contact_sheet", "to_pixels"]
+__all__ = ["ReconstructionWriter", "comparison", "contact_sheet", "to_pixels"]
 
 _GAP = 4  # pixels between pictures
 _CAPTION = 18  # pixels above a row of pictures with captions
@@ -69,6 +69,22 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[Seque
             sheet.paste(Image.fromarray(picture), (_GAP + column * (width + _GAP), top))
         top += height + _GAP
     return np.asarray(sheet)
+
+
+def comparison(image: torch.Tensor, other: torch.Tensor) -> tuple[str, list[np.ndarray]]:
+    """
+    A column of a contact sheet that compares two images.
+
+    Args:
+        image: (1, H, W) in 0..1.
+        other: (1, H, W) in 0..1.
+
+    Returns:
+        a caption with their SSIM; and three pictures (H, W) uint8: both images and four times the absolute difference.
+    """
+    similarity = float(ssim_map(other[None], image[None]).mean())
+    difference = _DIFFERENCE_GAIN * (image - other).abs()
+    return f"SSIM {similarity:.3f}", [to_pixels(picture) for picture in (image, other, difference)]
 
 
 class ReconstructionWriter:
@@ -129,7 +145,7 @@ class ReconstructionWriter:
                 name += "" if name.lower().endswith(".png") else ".png"
                 write_png(self.output_dir / "reconstructions" / name, to_pixels(reconstruction))
             if self._seen in self._chosen:
-                self._columns.append(self._column(image, reconstruction))
+                self._columns.append(comparison(image, reconstruction))
             self._seen += 1
 
     def finish(self, engine: Engine) -> None:
@@ -137,10 +153,3 @@ class ReconstructionWriter:
         captions = [caption for caption, _ in self._columns]
         rows = list(zip(*(pictures for _, pictures in self._columns), strict=True))
         write_png(self.output_dir / "reconstructions.png", contact_sheet(rows, [captions]))
-
-    @staticmethod
-    def _column(image: torch.Tensor, reconstruction: torch.Tensor) -> tuple[str, list[np.ndarray]]:
-        """Caption and pictures of a slice (1, H, W)."""
-        similarity = float(ssim_map(reconstruction[None], image[None]).mean())
-        difference = _DIFFERENCE_GAIN * (image - reconstruction).abs()
-        return f"SSIM {similarity:.3f}", [to_pixels(picture) for picture in (image, reconstruction, difference)]

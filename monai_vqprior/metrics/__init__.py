@@ -19,6 +19,7 @@ from monai_vqprior.metrics.codes import (
     position_histogram_bits,
     position_log_probabilities,
 )
+from monai_vqprior.metrics.neighbors import nearest_images
 from monai_vqprior.metrics.ssim import BRAIN_THRESHOLD, FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "count_codes",
     "histogram_bits",
     "ms_ssim_weights",
+    "nearest_images",
     "perplexity",
     "position_histogram_bits",
     "position_log_probabilities",

@@ -12,7 +12,16 @@
 from __future__ import annotations
 
 from monai_vqprior.report.metrics import code_baselines, summarize, write_metrics
+from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
 from monai_vqprior.report.samples import write_samples
 
-__all__ = ["code_baselines", "summarize", "write_metrics", "write_report", "write_samples"]
+__all__ = [
+    "code_baselines",
+    "read_samples",
+    "summarize",
+    "write_metrics",
+    "write_neighbors",
+    "write_report",
+    "write_samples",
+]

@@ -53,6 +53,11 @@ _PICTURES = (
         "From top to bottom: slices drawn at random, their reconstructions, and four times the absolute difference.",
     ),
     ("samples.png", "Samples", "Drawn from the prior and decoded. They are not patients."),
+    (
+        "neighbors.png",
+        "Samples and training slices",
+        "From top to bottom: samples, the nearest training slice of each, and four times the absolute difference.",
+    ),
 )
 
 
@@ -61,7 +66,8 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     Gather what a run has left in its folder on one page, ``report.html``, with the pictures inside it.
 
     Args:
-        output_dir: folder with ``metrics.json``, ``reconstructions.png`` and ``samples.png``, or some of them.
+        output_dir: folder with ``metrics.json``, ``reconstructions.png``, ``samples.png`` and ``neighbors.png``, or
+            some of them.
 
     Returns:
         path of the page.

@@ -154,7 +154,9 @@ def _claim(output: Path, settings: Mapping[str, Any], overwrite: bool, resume: b
     exists = any(folder.iterdir()) or sheet.exists()
     if exists and overwrite:
         shutil.rmtree(folder)
-        sheet.unlink(missing_ok=True)
+        # What is known of the samples goes with them.
+        for path in (sheet, output / "neighbors.png", output / "neighbors.json"):
+            path.unlink(missing_ok=True)
     elif exists and resume:
         _check_same(record, settings)
     elif exists:

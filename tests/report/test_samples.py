@@ -141,11 +141,13 @@ def test_nifti_shows_the_picture(tmp_path: Path, prior: GatedPixelCNN) -> None:
 
 def test_overwrite_removes_samples_of_an_earlier_run(tmp_path: Path, prior: GatedPixelCNN) -> None:
     sample(tmp_path, prior, num_samples=4, seed=1, nifti=True)
-    (tmp_path / "metrics.json").write_text("{}")
+    for name in ("metrics.json", "neighbors.json", "neighbors.png"):
+        (tmp_path / name).write_text("{}")
     sample(tmp_path, prior, num_samples=2, seed=2, overwrite=True)
     left = {path.name for path in (tmp_path / "samples").iterdir()}
     assert left == {"sample_00000.png", "sample_00001.png"}
     assert (tmp_path / "metrics.json").exists()
+    assert not list(tmp_path.glob("neighbors.*"))  # of the samples that are gone
     grids = VQPriorInferer().sample(prior, range(2), seed=2)
     assert np.array_equal(read(tmp_path / "samples" / "sample_00001.png"), expected_pixels(grids[1]))
 
