@@ -15,6 +15,7 @@ import argparse
 import ast
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
 __all__ = ["main"]
 
 _STAGES = {"vqvae": ["train.json"], "prior": ["train.json", "train_prior.json"]}
+_TOGETHER = "multi_gpu_train.json"
 _EVALUATE = ["train.json", "train_prior.json", "evaluate.json"]
 _RECONSTRUCT = ["inference.json"]
 _SAMPLE = ["inference.json", "sample.json"]
@@ -279,8 +281,10 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
     if "output_dir" in given:
         given["output_dir"] = str(Path(str(given["output_dir"])).absolute())
     config = load_configs(root, names)
+    if options.command == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        names = [*names, _TOGETHER]
     # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.
-    new = names == _STAGES["vqvae"] and not given.get("resume")
+    new = config.get("stage") == "vqvae" and not given.get("resume")
     settings = {} if new else saved_settings(places, config)
     if options.command in ("train", "demo"):
         if not given.get("resume"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
 from monai_vqprior.engines.checkpoints import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
-from monai_vqprior.engines.processes import Processes, joined_processes
+from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
 from monai_vqprior.engines.setup import (
     check_conditions,
     check_counts,
@@ -49,6 +49,8 @@ __all__ = [
     "read_checkpoint",
     "read_settings",
     "select_device",
+    "single_process",
+    "start_processes",
     "unwrap",
     "write_settings",
 ]

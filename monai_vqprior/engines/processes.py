@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["Processes", "joined_processes"]
+__all__ = ["Processes", "joined_processes", "single_process", "start_processes"]
 
 # What torchrun tells the processes that it starts.
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -96,3 +97,50 @@ def joined_processes() -> Iterator[Processes]:
     finally:
         if made:
             dist.destroy_process_group()
+
+
+def single_process() -> Processes:
+    """
+    This process alone, for what would go wrong if several did it at once.
+
+    Raises:
+        InputError: when ``torchrun`` has started more than one.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1:
+        raise InputError(
+            f"{size} processes were started, and each of them would train by itself: add configs/multi_gpu_train.json "
+            "as the last configuration, and they train together."
+        )
+    return Processes()
+
+
+def start_processes(device: str | torch.device) -> Processes:
+    """
+    Begin a training that the processes of ``torchrun`` share; :func:`torch.distributed.destroy_process_group` ends it.
+
+    Args:
+        device: of this process; they speak over NCCL when it is a GPU, else over the CPU. A GPU becomes the current one.
+
+    Returns:
+        the processes.
+
+    Raises:
+        InputError: when this process was not started by ``torchrun``, or shares its GPU with another.
+    """
+    if not all(name in os.environ for name in _TOLD):
+        raise InputError(
+            "multi_gpu_train.json is for processes that torchrun has started: begin the command with "
+            "'torchrun --nproc_per_node 2 -m monai.bundle run', or leave this configuration out."
+        )
+    device = torch.device(device)
+    if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if local > torch.cuda.device_count():
+            raise InputError(
+                f"{local} processes were started on a machine with {torch.cuda.device_count()} GPUs: give torchrun "
+                "--nproc_per_node with that number."
+            )
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)

@@ -64,6 +64,8 @@ class CosineBudget:
         self.warmup_steps = warmup_steps
         self.final = final
         self.peaks = [group["lr"] for group in optimizer.param_groups]
+        #: how much of the training is done, 0 to 1, as of the last iteration; the same in all processes.
+        self.done = 0.0
         self._elapsed_before = 0.0
         self._started: float | None = None
 
@@ -83,7 +85,7 @@ class CosineBudget:
         return self._elapsed_before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def progress(self, engine: Engine) -> float:
-        """How much of the training is done, from 0; 1 or more at its end."""
+        """How much of the training is done, from 0; 1 or more at its end. All processes must ask together."""
         done = 0.0
         state = engine.state
         if state.max_epochs is not None and state.epoch_length:
@@ -98,7 +100,8 @@ class CosineBudget:
     def __call__(self, engine: Engine) -> None:
         """Set the learning rates for the iteration that starts."""
         warmup = min(1.0, engine.state.iteration / (self.warmup_steps + 1))
-        factor = warmup * cosine_factor(self.progress(engine), self.final)
+        self.done = min(1.0, self.progress(engine))
+        factor = warmup * cosine_factor(self.done, self.final)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 
@@ -214,7 +217,7 @@ class TrainingProgress:
         if self._bar is not None:
             loss = engine.state.output["loss"]  # type: ignore[index]
             self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {float(loss.detach()):.4f}", refresh=False)
-            self._bar.update(min(1.0, self.schedule.progress(engine)) - self._bar.n)
+            self._bar.update(self.schedule.done - self._bar.n)
 
     def report(self, engine: Engine) -> None:
         """Print the metrics of a validation above the bar."""

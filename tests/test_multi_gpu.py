@@ -1,0 +1,117 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monai_vqprior.data import SliceFolder
+from monai_vqprior.engines import single_process, start_processes
+from monai_vqprior.errors import InputError
+
+# Both stages trained by two processes that torchrun starts, through MONAI's command and through vqprior.
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = ROOT / "bundle"
+STAGES = {"model": ["train.json"], "prior": ["train.json", "train_prior.json"]}
+SMALL: dict[str, Any] = {
+    "spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4, "device": "cpu", "amp": False
+}  # fmt: skip
+SMALL_PRIOR = {"prior_channels": 8, "prior_layers": 2, "prior_kernel_size": 3, "conditions": ["slice"]}
+
+#: What each process tells of itself at the end, as a file of its own: its weights, and what it found and holds.
+TELL = (
+    "$__import__('pathlib').Path(@output_dir, f'{@stage}.{@processes.rank}.json').write_text(__import__('json').dumps("
+    "dict(weights=monai_vqprior.engines.fingerprint(@network), metrics=@validate#evaluator.state.metrics, "
+    "seen=len(@train#sampler), validated=len(@validate#sampler), board=@tensorboard is not None)))"
+)
+
+
+def torchrun(cwd: Path, *words: str) -> str:
+    """``torchrun --nproc_per_node 2 -m ...`` and what it printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def together(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages by MONAI's command, the second against the clock; the folder of the run."""
+    cwd = tmp_path_factory.mktemp("together")
+    for name, stage in STAGES.items():
+        files = [str(BUNDLE / "configs" / file) for file in [*stage, "multi_gpu_train.json"]]
+        overrides = {**SMALL, "bundle_root": BUNDLE, "dataset_dir": phantom, "max_epochs": 2, "+run": [TELL]}
+        if name == "prior":
+            overrides |= {**SMALL_PRIOR, "max_minutes": 0.05, "max_epochs": 100000}
+        options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+        torchrun(cwd, "monai.bundle", "run", "--config_file", str(files), *options)
+    return cwd / "output"
+
+
+def reports(folder: Path, stage: str) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"{stage}.{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("stage", ["vqvae", "prior"])
+def test_processes_train_one_network(stage: str, together: Path, phantom: Path) -> None:
+    first, second = reports(together, stage)
+    # Codebook, buffers and weights, bit by bit; and metrics over all slices of the split, whoever looks.
+    assert first["weights"] == second["weights"]
+    assert first["metrics"] == second["metrics"]
+    slices = SliceFolder(phantom)
+    assert first["seen"] == second["seen"] == -(-len(slices.datalist("train")) // 2)
+    assert first["validated"] + second["validated"] == len(slices.datalist("validate"))
+    assert (first["board"], second["board"]) == (True, False)
+    assert len(list((together / "tensorboard" / stage).iterdir())) == 1
+
+
+def test_weights_are_those_of_the_networks_themselves(together: Path) -> None:
+    for name, key in {"model": "codebook.embedding", "prior": "embedding.weight"}.items():
+        weights = torch.load(together / "models" / f"{name}.pt", weights_only=True)
+        assert not any(key.startswith("module.") for key in weights)
+        assert key in weights, list(weights)
+
+
+def test_vqprior_trains_together(phantom: Path, tmp_path: Path) -> None:
+    overrides = {**SMALL, **SMALL_PRIOR, "dataset_dir": phantom, "max_epochs": 1}
+    options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    printed = torchrun(tmp_path, "monai_vqprior", "train", *options)
+    assert printed.count("multi_gpu_train.json") == 2  # the commands of two stages, each said once
+    assert printed.count("validation bits per code to beat") == 1
+    assert {path.name for path in (tmp_path / "output" / "models").iterdir()} == {
+        "model.pt", "prior.pt", "settings.json", "vqvae_last.pt", "prior_last.pt"
+    }  # fmt: skip
+    resumed = torchrun(tmp_path, "monai_vqprior", "train", *options[:-1], "2", "--resume")
+    assert "prior epoch 2" in resumed
+
+
+def test_processes_that_would_each_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert single_process().size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"2 processes were started.*add configs/multi_gpu_train\.json"):
+        single_process()
+
+
+def test_one_process_that_would_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="begin the command with 'torchrun --nproc_per_node 2"):
+        start_processes("cpu")
