@@ -80,7 +80,12 @@ def test_network_definitions_agree() -> None:
     definition = dict(train["network_def"])
     assert definition.pop("background") == "@background"  # of no use after training
     assert definition == inference["network_def"]
-    for key in ("codebook", "stride", "channels", "patch_size", "num_embeddings", "embedding_dim", "spatial_size"):
+    rebuilt = {
+        "spatial_size", "channels", "patch_size", "num_encoder_blocks", "num_decoder_blocks", "num_embeddings",
+        "embedding_dim", "codebook",
+    }  # fmt: skip
+    assert set(train["settings"]) == rebuilt
+    for key in ("stride", *rebuilt):
         assert train[key] == inference[key], key
     assert train["train"]["preprocessing"] == inference["preprocessing"] == parser("neighbors")["preprocessing"]
     assert train["slices"] == inference["slices"] == parser("neighbors")["slices"]
@@ -92,8 +97,6 @@ def test_network_definitions_agree() -> None:
     for key in (*SMALL_PRIOR, "conditions"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
-    rebuilt = {"spatial_size", "channels", "patch_size", "num_embeddings", "embedding_dim", "codebook"}
-    assert set(train["settings"]) == rebuilt
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,8 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
     assert json.loads((trained / "models" / "settings.json").read_text()) == {
         **{key: SMALL[key] for key in ("spatial_size", "channels", "num_embeddings", "embedding_dim")},
         "patch_size": 4,
+        "num_encoder_blocks": 2,
+        "num_decoder_blocks": 4,
         "codebook": {
             **parser("train")["codebook"],
             **{key: SMALL[key] for key in ("num_embeddings", "embedding_dim")},

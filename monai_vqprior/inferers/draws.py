@@ -71,7 +71,8 @@ def keep_top_p(probabilities: torch.Tensor, p: float) -> torch.Tensor:
         (B, K) with 0 for the codes that are left out; the others as they were, not scaled to sum to 1.
     """
     ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
-    before = F.pad(ordered.cumsum(1)[:, :-1], (1, 0))  # probability of all that come before each code in this order
+    # Probability of all codes that come before each one in this order.
+    before = F.pad(ordered.cumsum(1, dtype=torch.float64)[:, :-1], (1, 0))
     return probabilities.scatter(1, order, ordered.masked_fill(before >= p, 0))
 
 
@@ -80,13 +81,13 @@ def draw_codes(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Ten
     Draw a code from each row by inverting its cumulative distribution.
 
     Args:
-        probabilities: (B, K) float64, not negative, not all 0; need not sum to 1. Overwritten.
+        probabilities: (B, K), not negative, not all 0; need not sum to 1.
         uniforms: (B,) float64 in [0, 1).
 
     Returns:
         (B,) int64; never a code of probability 0.
     """
-    cumulative = probabilities.cumsum_(1)
+    cumulative = probabilities.cumsum(1, dtype=torch.float64)
     # Scaled by the last entry, a draw can never fall behind it, however the sum was rounded.
     targets = uniforms[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp_max(cumulative.shape[1] - 1)

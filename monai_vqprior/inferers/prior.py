@@ -285,7 +285,7 @@ class VQPriorInferer(Inferer):
 
     def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """
-        Draw codes by inverting the cumulative distribution, in float64.
+        Draw codes by inverting the cumulative distribution, which is summed up in float64.
 
         Args:
             logits: (B, K).
@@ -298,7 +298,7 @@ class VQPriorInferer(Inferer):
             logits = logits.double() / self.temperature
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)
-        probabilities = logits.softmax(1, dtype=torch.float64)
+        probabilities = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if self.top_p is not None and self.top_p < 1:
             probabilities = keep_top_p(probabilities, self.top_p)
         return draw_codes(probabilities, uniforms)

@@ -25,7 +25,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
 from monai_vqprior.networks.condition_dropout import drop_conditions
-from monai_vqprior.networks.stepper import HeadStepper, PositionStepper
+from monai_vqprior.networks.stepper import HeadStepper, PositionStepper, RowStepper
 
 __all__ = ["GatedPixelCNN"]
 
@@ -309,8 +309,9 @@ class _Run:
         self.choose = choose
         self.conditions = conditions
         attentions = [after if isinstance(after, CausalAttention) else None for after in network.attentions]
+        self.rows = RowStepper(self.layers, conditions, batch_size, network.spatial_size)
         self.stepper = PositionStepper(
-            self.layers, attentions, batch_size, network.spatial_size, network.skip is not None
+            self.layers, attentions, self.rows.contexts, network.spatial_size, network.skip is not None
         )
 
     def advance(
@@ -331,8 +332,8 @@ class _Run:
             links: what the stack before says to each layer, (B, 2C, *spatial), or None for the first stack.
             first: position in raster order of the first code of the part.
         """
-        if axis == self.spatial_dims - 1:
-            self.fill_line(codes, position, links, first)
+        if axis == self.spatial_dims - 2:
+            self.fill_rows(codes, position, links, first)
             return
         length = codes.shape[axis + 1]
         stride = codes[0].numel() // length  # positions in one slice
@@ -355,17 +356,34 @@ class _Run:
             part, place = codes.narrow(axis + 1, i, 1), position.narrow(axis + 2, i, 1)
             self.advance(axis + 1, part, place, inner, first + i * stride)
 
-    def fill_line(
+    def fill_rows(
         self, codes: torch.Tensor, position: torch.Tensor, links: Sequence[torch.Tensor | None], first: int
     ) -> None:
-        """Run the last stack along a line, position by position; arguments as in :meth:`advance`."""
-        line = codes.view(len(codes), -1)  # (B, L)
-        places = position.flatten(2)[0].t()  # (L, C)
-        self.stepper.start(first, links, self.conditions)
-        x = places[0].expand(len(codes), -1)
-        for j in range(line.shape[1]):
+        """Run the last two stacks, row by row and in each row position by position; arguments as in :meth:`advance`."""
+        lines = codes.flatten(1, -2)  # (B, rows, L), a view
+        places = position[0].flatten(1, -2).permute(1, 2, 0).contiguous()  # (rows, L, C)
+        length = lines.shape[2]
+        for i in range(lines.shape[1]):
+            x = places[i][:, None].expand(-1, len(codes), -1)
+            if i > 0:
+                x = F.embedding(lines[:, i - 1].t(), self.embedding) + x
+            self.rows.step(i, x, [None if link is None else link.narrow(-2, i, 1) for link in links])
+            self.fill_line(lines[:, i], places[i], first + i * length)
+
+    def fill_line(self, line: torch.Tensor, places: torch.Tensor, first: int) -> None:
+        """
+        Run the last stack along a line, position by position.
+
+        Args:
+            line: the codes to fill, (B, L).
+            places: the position embedding of the line, (L, C).
+            first: position in raster order of its first code.
+        """
+        columns = line.unbind(1)
+        x = places[0].expand(len(line), -1)
+        for j, (column, place) in enumerate(zip(columns, places.unbind(0), strict=True)):
             if j > 0:
-                x = F.embedding(line[:, j - 1], self.embedding) + places[j]
-            features = self.stepper.step(j, x)
+                x = F.embedding(columns[j - 1], self.embedding).add_(place)
+            features = self.stepper.step(j, first + j, x)
             logits = self.head.step(first + j, features, self.stepper.gated)
-            line[:, j] = self.choose(first + j, logits)
+            column.copy_(self.choose(first + j, logits))
