@@ -91,6 +91,37 @@ class _Commitment(torch.autograd.Function):
         return difference * (2 * gradient / max(1, difference.numel())), None, None
 
 
+class _LackOfEntropy(torch.autograd.Function):
+    """
+    ln K minus the entropy of the mean soft assignment, with a gradient for the vectors alone.
+
+    A vector v is assigned to the codes c by a = softmax(-|v - c|^2 / unit). With u the mean of a over the vectors and
+    g = ln u, the loss is ln K + u.g, and its gradient for a vector is 2 / unit times the sum of a (g - a.g) c, over N.
+    So the assignments are looked at once more, by one narrow matrix product, and not in a backward pass of their own.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: torch.Tensor, codes: torch.Tensor, unit: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        scaled = codes * (2 / unit)  # (K, D)
+        # The squared length of a vector is the same for all codes, and the softmax does not see it.
+        assignments = torch.addmm(-codes.square().sum(1) / unit, vectors, scaled.t()).softmax(1)  # (N, K)
+        shares = weights / weights.sum().clamp_min(1.0)  # (N,)
+        usage = shares @ assignments  # (K,)
+        g = usage.clamp_min(_NO_DISTANCE).log()
+        moments = assignments @ torch.cat([scaled * g[:, None], scaled, g[:, None]], 1)  # (N, 2 D + 1)
+        stressed, mean, information = moments.split([codes.shape[1], codes.shape[1], 1], 1)
+        ctx.save_for_backward(shares[:, None] * (stressed - information * mean))
+        return math.log(len(codes)) + usage @ g
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (of_vectors,) = ctx.saved_tensors
+        return of_vectors * gradient, None, None, None
+
+
 class EMACodebook(nn.Module):
     """
     A codebook that follows the encoder by exponential moving averages, after appendix A.1 of van den Oord et al.,
@@ -287,13 +318,8 @@ class EMACodebook(nn.Module):
         if len(vectors) > _ENTROPY_VECTORS:
             chosen = torch.randperm(len(vectors), device=vectors.device)[:_ENTROPY_VECTORS]
             vectors, weights, squared_distances = vectors[chosen], weights[chosen], squared_distances[chosen]
-        # The squared length of a vector is the same for all codes, and the softmax does not see it.
-        codes = self.embedding.clone()  # the backward pass needs them as they are now
-        distances = torch.addmm(codes.square().sum(1), vectors, codes.t(), alpha=-2.0)
         unit = squared_distances.mean().clamp_min(_NO_DISTANCE)
-        assignments = (-distances / unit).softmax(1)  # (N, K)
-        usage = weights @ assignments / weights.sum().clamp_min(1.0)  # (K,)
-        return math.log(self.num_embeddings) + torch.xlogy(usage, usage.clamp_min(_NO_DISTANCE)).sum()
+        return _LackOfEntropy.apply(vectors, self.embedding, unit, weights)
 
     @torch.no_grad()
     def _start(self, vectors: torch.Tensor, followed: torch.Tensor | None) -> None:

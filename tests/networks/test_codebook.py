@@ -314,6 +314,22 @@ def test_entropy_loss_by_its_definition(kind: type[EMACodebook], weight: float) 
     assert losses[0] - losses[1] == pytest.approx(weight * entropy_loss(z, codes), abs=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_the_entropy_loss_by_its_definition(masked: bool) -> None:
+    z, indices = around_codes(CODES, (5, 4))
+    mask = torch.from_numpy(indices < 2) if masked else None
+    codes = torch.from_numpy(CODES.astype(np.float64))
+    expected = z.double().requires_grad_()
+    squared = (expected.movedim(1, -1).reshape(-1, 1, codes.shape[1]) - codes).square().sum(2)  # (N, K)
+    weights = torch.ones(len(squared)).double() if mask is None else mask.flatten().double()
+    usage = weights @ (-squared / squared.min(1).values.mean().detach()).softmax(1) / weights.sum()
+    (usage * usage.log()).sum().backward()
+    z.requires_grad_()
+    codebook_at(CODES, entropy_weight=0.5, commitment_cost=0.0)(z, mask)[2].backward()
+    assert expected.grad is not None
+    torch.testing.assert_close(z.grad, 0.5 * expected.grad.float(), rtol=1e-4, atol=1e-7)
+
+
 def test_entropy_loss_is_for_training_alone() -> None:
     z, _ = around_codes(CODES, (5, 4))
     with_loss, without = codebook_at(CODES, entropy_weight=5.0).eval(), codebook_at(CODES).eval()
