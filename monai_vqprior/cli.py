@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_vqprior import __version__
-from monai_vqprior.bundles import bundle_root, copy_bundle, load_configs, run_configs, saved_settings
+from monai_vqprior.bundles import bundle_root, copy_bundle, load_configs, pack_bundle, run_configs, saved_settings
 from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
 
 __all__ = ["main"]
@@ -168,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
     copy.add_argument("--bundle", metavar="DIR", help="copy this bundle instead of the one in the package")
     copy.add_argument("--overwrite", action="store_true", help="copy over what is in the folder")
+    copy.add_argument(
+        "--zoo", action="store_true", help="as MONAI's model zoo takes it: checked, and as a zip file beside the folder"
+    )
 
     demo = add("demo", _demo, "everything on the phantom cohort, in some four minutes on two CPU cores", bundle=False)
     demo.add_argument("--bundle", metavar="DIR", help="use this bundle instead of the one in the package")
@@ -388,7 +391,11 @@ def _phantom(options: argparse.Namespace) -> None:
 
 
 def _bundle(options: argparse.Namespace) -> None:
-    print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")
+    if options.zoo:
+        archive = pack_bundle(options.output, options.bundle, options.overwrite)
+        print(f"bundle for the model zoo written to {options.output} and {archive}")
+    else:
+        print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")
 
 
 def _demo(options: argparse.Namespace) -> None:
