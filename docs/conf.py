@@ -28,6 +28,7 @@ exclude_patterns = ["_build"]
 highlight_language = "none"  # of the diagrams; examples name theirs
 
 myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # the model zoo's template goes from the second level to the fourth
 
 autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False  # torch's own explain torch
