@@ -1,4 +1,4 @@
-.PHONY: demo test zoo-check check format clean
+.PHONY: demo test zoo-check check format docs dist bundle try-wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,5 +31,37 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The pages of docs/ and the reference of the Python interface, from docs/_build/html/index.html on.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build/html
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+# Source distribution, and the wheel that is built from it.
+dist: $(STAMP)
+	rm -rf dist/monai_vqprior-*
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/monai_vqprior-*.tar.gz
+
+# The bundle as a pull request to the model zoo takes it: a folder and a zip file. A name with _v in it would be read
+# by the zoo's scripts as the beginning of the version.
+BUNDLE := dist/brain_mri_axial_slices_generative_pixelcnn
+
+bundle: $(STAMP)
+	rm -rf $(BUNDLE) $(BUNDLE)_v*.zip
+	$(BIN)/vqprior bundle --output $(BUNDLE) --zoo
+
+# The wheel in a clean environment, with the versions asked for, from a directory without the checkout:
+# make try-wheel VERSIONS="monai==1.6.0 torch==2.8.0"
+VERSIONS ?= monai torch
+
+try-wheel: dist
+	rm -rf build/try
+	$(PYTHON) -m venv build/try
+	build/try/bin/pip install --quiet --disable-pip-version-check dist/monai_vqprior-*.whl $(VERSIONS)
+	cd build/try && bin/pip list | grep -iE "^(monai|torch|numpy) " && bin/vqprior demo --subjects 3 --max_minutes 0.1
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -21,6 +21,8 @@ for line in (ROOT / "monai_vqprior" / "__init__.py").read_text(encoding="utf-8")
     if line.startswith("__version__"):
         ABOUT["version"] = line.split('"')[1]
 
+# What only `vqprior prepare` and `vqprior sample --nifti` need.
+VOLUMES = ["nibabel", "scikit-image"]
 # ONNX files; torch writes those by way of torch.export from 2.9 on, which is the way that the networks take.
 EXPORT = ["torch>=2.9", "onnx", "onnxscript", "onnxruntime"]
 
@@ -30,7 +32,7 @@ setup(
     description="A discrete latent model of brain MRI slices for MONAI: VQ-VAE and PixelCNN prior, as a bundle",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
     # The bundle lies beside the package in the repository and inside it once installed.
@@ -45,9 +47,7 @@ setup(
         "torch>=2.8",
         "numpy",
         "scipy",
-        "nibabel",
         "pytorch-ignite>=0.5",
-        "scikit-image",
         "pillow>=10.1",
         "pyyaml",
         "tqdm",
@@ -55,10 +55,12 @@ setup(
         "tensorboard",
     ],
     extras_require={
+        "volumes": VOLUMES,
         "export": EXPORT,
-        "test": ["pytest", "pytest-cov", "hypothesis", "einops", "jsonschema", "setuptools>=77", *EXPORT],
-        "benchmark": ["vector-quantize-pytorch", "einops"],
+        "test": ["pytest", "pytest-cov", "hypothesis", "einops", "jsonschema", "setuptools>=77", *VOLUMES, *EXPORT],
+        "benchmark": ["vector-quantize-pytorch", "einops", "scikit-image"],
         "check": ["ruff", "mypy", "types-PyYAML"],
+        "docs": ["sphinx>=8", "pydata-sphinx-theme", "myst-parser>=4"],
     },
     entry_points={"console_scripts": ["vqprior=monai_vqprior.cli:main"]},
     classifiers=[
@@ -66,5 +68,6 @@ setup(
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
     ],
 )

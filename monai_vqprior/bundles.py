@@ -12,19 +12,34 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import shlex
 import shutil
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import claim_output
+from monai_vqprior.files import atomic_path, claim_output
 
-__all__ = ["bundle_root", "command_line", "copy_bundle", "run_configs", "saved_settings"]
+__all__ = ["bundle_root", "command_line", "copy_bundle", "pack_bundle", "run_configs", "saved_settings"]
+
+#: what the model zoo wants of this bundle: its files, those that this package needs, and at most so many bytes a file.
+_ZOO_FILES = (
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/train.json",
+    "configs/inference.json",
+    "docs/README.md",
+    "docs/data_license.txt",
+    "models/model.pt",
+    "models/prior.pt",
+)
+_ZOO_BYTES = 25_000_000
 
 
 def bundle_root(given: str | None = None) -> Path:
@@ -45,10 +60,76 @@ def bundle_root(given: str | None = None) -> Path:
 
 def copy_bundle(output: str, given: str | None = None, overwrite: bool = False) -> Path:
     """Copy the bundle to a new or empty folder, to edit it or to share it, and return the folder."""
+    root = bundle_root(given)
     target = claim_output(output, overwrite, what="bundle")
-    leave = shutil.ignore_patterns("__pycache__", "*.py", ".*")
-    shutil.copytree(bundle_root(given), target, dirs_exist_ok=True, ignore=leave)
+    for file in _files(root):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / file, target / file)
+    (target / "models").mkdir(exist_ok=True)  # for weights, where the bundle has none yet
     return target
+
+
+def pack_bundle(output: str, given: str | None = None, overwrite: bool = False) -> Path:
+    """
+    Copy the bundle as a pull request to MONAI's model zoo takes it, and write the same as a zip file beside the copy.
+
+    The name of the folder is the name of the bundle. The zip file has the name that the zoo and ``monai.bundle.load``
+    give it, and the same bytes whenever it is written from the same files.
+
+    Args:
+        output: a new or empty folder.
+        given: the bundle, if not the one that the package carries.
+        overwrite: whether to copy over what is in the folder.
+
+    Returns:
+        the zip file, ``{output}_v{version}.zip``.
+
+    Raises:
+        InputError: when a file that the zoo wants is missing, such as the weights, a file is larger than it takes,
+            or the folder is not empty.
+    """
+    root = bundle_root(given)
+    _check_for_zoo(root)
+    target = copy_bundle(output, given, overwrite).absolute()
+    version = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    archive = target.with_name(f"{target.name}_v{version}.zip")
+    with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in _files(root):
+            # With neither the time nor the permissions of the file, which are this machine's.
+            entry = zipfile.ZipInfo(f"{target.name}/{name.as_posix()}")
+            entry.external_attr = 0o644 << 16
+            file.writestr(entry, (root / name).read_bytes(), zipfile.ZIP_DEFLATED)
+    return archive
+
+
+def _files(root: Path) -> list[Path]:
+    """Files of a bundle, relative to it, in order; without code, hidden files, and what runs and checks leave there."""
+    names = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return [
+        name
+        for name in names
+        if name.parts[0] not in ("eval", "output")
+        and not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+        and name.suffix != ".py"
+    ]
+
+
+def _check_for_zoo(root: Path) -> None:
+    """Raise InputError, with one line, for a bundle that the model zoo would not take."""
+    missing = [name for name in _ZOO_FILES if not (root / name).is_file()]
+    if missing:
+        weights = all(name.startswith("models/") for name in missing)
+        raise InputError(
+            f"{root} lacks {' and '.join(missing)}, which the model zoo wants"
+            + (": train the bundle, and copy the weights there." if weights else ".")
+        )
+    for name in _files(root):
+        size = (root / name).stat().st_size
+        if size > _ZOO_BYTES:
+            raise InputError(
+                f"{root / name} has {size / 1e6:.1f} MB, and the model zoo takes files of at most "
+                f"{_ZOO_BYTES // 10**6} MB."
+            )
 
 
 def load_configs(root: Path, names: Sequence[str]) -> dict[str, Any]:

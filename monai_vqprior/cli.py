@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from monai_vqprior import __version__
-from monai_vqprior.bundles import bundle_root, copy_bundle, load_configs, run_configs, saved_settings
+from monai_vqprior.bundles import bundle_root, copy_bundle, load_configs, pack_bundle, run_configs, saved_settings
 from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
 
 __all__ = ["main"]
 
 _STAGES = {"vqvae": ["train.json"], "prior": ["train.json", "train_prior.json"]}
+_WEIGHTS = {"vqvae": "model.pt", "prior": "prior.pt"}
+_FINE_TUNE = "fine_tune.json"
 _TOGETHER = "multi_gpu_train.json"
 _EVALUATE = ["train.json", "train_prior.json", "evaluate.json"]
 _RECONSTRUCT = ["inference.json"]
@@ -112,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--stage", choices=[*_STAGES, "both"], default="both", help="one of the two stages (default: both)"
     )
+    train.add_argument(
+        "--fine_tune", action="store_true", help="start from the weights in the bundle rather than from random ones"
+    )
     _option(train, "resume", "go on with the run in output_dir", _boolean)
     _option(train, "max_epochs", "length of each stage in epochs (default: 30)", int)
     _option(train, "max_minutes", "length of each stage in minutes instead", float)
@@ -168,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
     copy.add_argument("--bundle", metavar="DIR", help="copy this bundle instead of the one in the package")
     copy.add_argument("--overwrite", action="store_true", help="copy over what is in the folder")
+    copy.add_argument(
+        "--zoo", action="store_true", help="as MONAI's model zoo takes it: checked, and as a zip file beside the folder"
+    )
 
     demo = add("demo", _demo, "everything on the phantom cohort, in some four minutes on two CPU cores", bundle=False)
     demo.add_argument("--bundle", metavar="DIR", help="use this bundle instead of the one in the package")
@@ -280,11 +288,17 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
         places.insert(0, Path(given["ckpt"]).parent)
     if "output_dir" in given:
         given["output_dir"] = str(Path(str(given["output_dir"])).absolute())
+    fine_tune = getattr(options, "fine_tune", False)
+    if fine_tune:
+        names = [*names, _FINE_TUNE]
+        places = [root / "models"]
+        if given.get("pretrained") is not None:
+            places.insert(0, Path(given["pretrained"]).parent)
     config = load_configs(root, names)
     if options.command == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         names = [*names, _TOGETHER]
     # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.
-    new = config.get("stage") == "vqvae" and not given.get("resume")
+    new = config.get("stage") == "vqvae" and not given.get("resume") and not fine_tune
     settings = {} if new else saved_settings(places, config)
     if options.command in ("train", "demo"):
         if not given.get("resume"):
@@ -304,6 +318,8 @@ def _train(options: argparse.Namespace) -> None:
     stages = list(_STAGES) if options.stage == "both" else [options.stage]
     models = Path(getattr(options, "override.output_dir", "output")) / "models"
     resume = len(stages) > 1 and getattr(options, "override.resume", False)
+    if options.fine_tune:
+        _check_pretrained(stages, bundle_root(options.bundle), options.overrides.get("pretrained"))
     begun = {stage: (models / f"{stage}_last.pt").is_file() for stage in stages}
     if resume and not any(begun.values()):
         raise InputError(f"there is nothing to resume: {models} holds no run.")
@@ -324,6 +340,16 @@ def _train(options: argparse.Namespace) -> None:
             if len(stages) == 1 or not isinstance(wrong, AlreadyDoneError):
                 raise
             print(f"stage {stage}: {wrong}")
+
+
+def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None) -> None:
+    """Refuse to start from weights that are not there, before anything is written or a stage trained in vain."""
+    from monai_vqprior.engines import find_checkpoint
+
+    if pretrained is not None and len(stages) > 1:
+        raise InputError("--pretrained names the weights of one network: pass --stage vqvae or --stage prior with it.")
+    for stage in stages:
+        find_checkpoint(_WEIGHTS[stage], [root / "models"], pretrained, "pretrained")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -388,7 +414,11 @@ def _phantom(options: argparse.Namespace) -> None:
 
 
 def _bundle(options: argparse.Namespace) -> None:
-    print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")
+    if options.zoo:
+        archive = pack_bundle(options.output, options.bundle, options.overwrite)
+        print(f"bundle for the model zoo written to {options.output} and {archive}")
+    else:
+        print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -11,7 +11,10 @@
 
 from __future__ import annotations
 
-__all__ = ["AlreadyDoneError", "InputError", "input_error_in"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["AlreadyDoneError", "InputError", "input_error_in", "needs_extra"]
 
 
 class InputError(ValueError):
@@ -34,3 +37,24 @@ def input_error_in(error: BaseException) -> InputError | None:
     while current is not None and not isinstance(current, InputError):
         current = current.__cause__ or current.__context__
     return current
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """
+    Around the imports of packages that only some users need, and that an extra of this package installs.
+
+    Args:
+        extra: name of the extra, as in ``setup.py``.
+        what: what needs the packages, as the subject of the message.
+
+    Raises:
+        InputError: naming the package that is missing, and the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        raise InputError(
+            f'{what} needs the package {package}, which is not installed: pip install "monai-vqprior[{extra}]".'
+        ) from error

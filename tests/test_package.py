@@ -11,55 +11,94 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import ast
+import re
 import subprocess
 import sys
-import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 
+import monai_vqprior
+from monai_vqprior.cli import main
+from monai_vqprior.errors import InputError
+from monai_vqprior.inferers import VQPriorInferer
+from monai_vqprior.report import write_samples
+
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "monai_vqprior"
+#: distributions whose modules have another name.
+DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
+#: modules of what only some users install.
+OPTIONAL = {"nibabel", "skimage", "onnx", "onnxscript", "onnxruntime", "jsonschema", "einops", "matplotlib"}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy so that nothing is left in the checkout."""
-    source = tmp_path_factory.mktemp("source") / "copy"
-    leave = shutil.ignore_patterns(".*", "build", "dist", "output", "*.egg-info", "__pycache__", "*.pt")
-    shutil.copytree(ROOT, source, ignore=leave)
-    target = source.parent / "wheels"
-    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*words, "-w", target, source], capture_output=True, text=True, check=False)
+def printed(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return next(target.glob("*.whl"))
-
-
-def test_the_wheel_carries_the_bundle(wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for path in sorted((ROOT / "bundle" / "configs").iterdir()):
-        assert f"monai_vqprior/bundle/configs/{path.name}" in names
-    for name in ("bundle/LICENSE", "bundle/docs/README.md", "bundle/docs/data_license.txt", "py.typed"):
-        assert f"monai_vqprior/{name}" in names
-    assert not [name for name in names if name.startswith(("tests", "benchmarks", "bundle/"))]
-
-
-def test_an_installed_package_finds_its_bundle(wheel: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
-    code = "from monai_vqprior.bundles import bundle_root; print(bundle_root() / 'configs' / 'train.json')"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    path = Path(done.stdout.strip())
-    assert path == tmp_path / "site" / "monai_vqprior" / "bundle" / "configs" / "train.json"
-    assert path.is_file()
+    return done.stdout.strip()
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    heavy = {"torch", "monai", "matplotlib", "onnx", "onnxscript", "onnxruntime", "jsonschema"}
-    code = f"import sys, monai_vqprior; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    heavy = {"torch", "monai", "numpy", *OPTIONAL}
+    assert printed(f"import sys, monai_vqprior; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+def test_every_room_opens_without_what_only_some_need() -> None:
+    rooms = [*(f"monai_vqprior.{room}" for room in monai_vqprior._ROOMS), "monai_vqprior.cli"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(OPTIONAL)})); import {', '.join(rooms)}; print('open')"
+    )
+    assert printed(code) == "open"
+
+
+def required(extras: bool) -> set[str]:
+    """Distributions that the package asks for, with or without those of its extras."""
+    lines = [line for line in requires("monai-vqprior") or [] if extras or "extra ==" not in line]
+    return {re.split(r"[^\w.-]", line)[0].lower() for line in lines}
+
+
+def imported(statements: list[ast.stmt]) -> set[str]:
+    """Distributions outside the standard library that statements import, this package left out."""
+    names = set()
+    for node in statements:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return {DISTRIBUTIONS.get(name, name) for name in names - sys.stdlib_module_names - {"monai_vqprior"}}
+
+
+def test_what_is_imported_is_asked_for() -> None:
+    """At the top of a file by the package itself, and elsewhere by the package or an extra."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert imported(tree.body) <= required(extras=False), path
+        assert imported([node for node in ast.walk(tree) if isinstance(node, ast.stmt)]) <= required(extras=True), path
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "package"),
+    [
+        (["prepare", "--volumes", "volumes", "--output", "slices", "--skip_bad"], "nibabel", "nibabel"),
+        (["prepare", "--volumes", "volumes", "--output", "slices"], "skimage", "skimage"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    words: list[str], module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(words) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    assert f"needs the package {package}" in message
+    assert 'pip install "monai-vqprior[volumes]"' in message
+
+
+def test_nifti_is_refused_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(InputError, match=r"--nifti needs the package nibabel.*monai-vqprior\[volumes\]"):
+        write_samples(tmp_path / "run", None, None, VQPriorInferer(), nifti=True)
+    assert not (tmp_path / "run").exists()

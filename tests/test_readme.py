@@ -25,17 +25,12 @@ from monai_vqprior.bundles import bundle_root, check_keys, load_configs
 from monai_vqprior.cli import _parser
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "docs/architecture.md",
-    "docs/exports.md",
-    "docs/plugging-in.md",
-    "docs/prior.md",
-    "docs/tokenizer.md",
-    "bundle/docs/README.md",
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("docs", "docs/api")
+    for path in sorted((ROOT / folder).glob("*.md"))
 ]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES, "bundle/docs/README.md"]
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(monai_vqprior.__path__, "monai_vqprior.")
@@ -90,6 +85,12 @@ def test_the_version_is_told_once_and_listed() -> None:
     version = monai_vqprior.__version__
     assert f"## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f'"version": "{version}"' in (ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8")
+
+
+def test_every_module_has_a_page() -> None:
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    for module in [*monai_vqprior._ROOMS, "bundles", "errors", "files"]:
+        assert f".. automodule:: monai_vqprior.{module}\n" in text, module
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -42,7 +42,7 @@ class PhantomSlice:
 
     Attributes:
         image: ``uint8`` array of shape (H, W), at least 1 inside the brain and 0 around it; the back of the head is up.
-        labels: ``uint8`` label map of shape (H, W), the tissue that fills most of each pixel; :data:`PHANTOM_LABELS`
+        labels: ``uint8`` label map of shape (H, W), the tissue that fills most of each pixel; ``PHANTOM_LABELS``
             names the classes.
         attributes: ``slice``, the position along z from 0 (lowest) to 1 (highest), and ``ventricle_size``, from 0 to 1,
             one value a subject that sets how large its ventricles are.

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from monai_vqprior.data.layout import SPLITS, natural_key, slice_name, split_folder, split_subjects
 from monai_vqprior.data.tables import ID_COLUMNS, read_table
 from monai_vqprior.data.volumes import (
+    check_packages,
     check_slicing,
     find_volumes,
     load_volume,
@@ -56,7 +57,7 @@ def read_subject_table(path: str | os.PathLike[str]) -> dict[str, dict[str, str]
             ``oasis_cross-sectional.csv``, ``participant_id`` as in BIDS' ``participants.tsv``, or ``subject``.
 
     Returns:
-        for each id its row: column -> cell, all as text, the column of ids included.
+        the row of each id, a dictionary from column to cell, all as text, the column of ids included.
 
     Raises:
         InputError: naming the file, when it is missing or no text table, has no column of ids, or names an id twice.
@@ -138,7 +139,7 @@ def prepare_volumes(
         spacing: in voxels.
         size: in pixels.
         percentiles: in [0, 100].
-        fractions: share of the subjects for each split, see :func:`split_subjects`.
+        fractions: share of the subjects for each split; 0.8, 0.1 and 0.1 by default.
         seed: the same seed splits the same subjects in the same way.
         subjects_csv: table to join, see :func:`read_subject_table`.
         pattern: glob that chooses the volumes, see :func:`find_volumes`.
@@ -151,9 +152,11 @@ def prepare_volumes(
 
     Raises:
         InputError: when an argument is wrong, the output folder is not empty, a volume cannot be used (see
-            :func:`load_volume` and :func:`volume_slices`), or skipping leaves nothing of a split.
+            :func:`load_volume` and :func:`volume_slices`), skipping leaves nothing of a split, or the packages of the
+            extra ``volumes`` are not installed.
     """
     check_slicing(axis, num_slices, size, percentiles, spacing)
+    check_packages()
     table = None if subjects_csv is None else read_subject_table(subjects_csv)
     cases = _plan_cases(Path(volumes_dir), pattern, fractions, seed)
     cut = partial(

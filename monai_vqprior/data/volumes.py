@@ -23,19 +23,19 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import OrientationError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
-from nibabel.wrapstruct import WrapStructError
-from skimage.transform import resize
 
 from monai_vqprior.data.layout import natural_key
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, needs_extra
+
+# nibabel and scikit-image are imported where they are used: only who has volumes needs them.
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
 
 __all__ = [
+    "check_packages",
     "check_slicing",
     "find_volumes",
     "load_volume",
@@ -51,20 +51,14 @@ _OASIS1_CHOICE = "_t88_masked_gfc.img"
 _OASIS = re.compile(r"(?P<subject>OAS[12]_(?P<number>\d{4}))(?P<session>_MR\d+)?(?![0-9A-Za-z])")
 _BIDS = re.compile(r"(?P<subject>sub-[0-9A-Za-z]+)(?P<session>_ses-[0-9A-Za-z]+)?(?![0-9A-Za-z])")
 
-#: what nibabel raises for a file that is damaged, or is no volume at all.
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    zlib.error,
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-    OrientationError,
-)
-
 _MIN_SIZE = 16
+
+
+def check_packages() -> None:
+    """Raise InputError where the packages that volumes need are not installed."""
+    with needs_extra("volumes", "cutting volumes into slices"):
+        import nibabel  # noqa: F401
+        import skimage.transform  # noqa: F401
 
 
 def find_volumes(volumes_dir: str | os.PathLike[str], pattern: str | None = None) -> list[Path]:
@@ -162,8 +156,18 @@ def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         InputError: naming the file, when it cannot be read, is an ``.img`` without ``.hdr``, is not a single 3-D
-            volume of real numbers, holds NaN or infinity, or has the same value everywhere.
+            volume of real numbers, holds NaN or infinity, or has the same value everywhere; naming the package,
+            when nibabel is not installed.
     """
+    with needs_extra("volumes", "reading a volume"):
+        import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.orientations import OrientationError
+        from nibabel.spatialimages import HeaderDataError, SpatialImage
+        from nibabel.wrapstruct import WrapStructError
+
+    # What nibabel raises for a file that is damaged, or is no volume at all.
+    format_errors = (ImageFileError, HeaderDataError, WrapStructError, OrientationError)
     path = Path(path)
     if path.suffix.lower() == ".img" and not _has_header(path):
         raise InputError(f"{path} has no header: {path.with_suffix('.hdr').name} must lie beside it.")
@@ -177,7 +181,7 @@ def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
             data = nibabel.as_closest_canonical(image).get_fdata(dtype=np.float32)
     except InputError:
         raise
-    except _READ_ERRORS as error:
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, *format_errors) as error:
         raise InputError(f"{path} cannot be read as a volume, it may be truncated: {error}") from error
 
     data = data.reshape(data.shape[:3])  # (X, Y, Z, 1, ...) -> (X, Y, Z)
@@ -230,7 +234,7 @@ def volume_slices(
 
     Raises:
         InputError: when an argument is out of its range, the volume has too few slices, or its non-zero voxels have
-            no spread that could be scaled.
+            no spread that could be scaled, or scikit-image is not installed.
     """
     check_slicing(axis, num_slices, size, percentiles, spacing)
     if volume.ndim != 3:
@@ -323,5 +327,8 @@ def _fit(picture: np.ndarray, size: int) -> np.ndarray:
     before = [(side - length) // 2 for length in picture.shape]
     square = np.pad(picture, [(b, side - length - b) for b, length in zip(before, picture.shape, strict=True)])
     if side != size:
+        with needs_extra("volumes", "resizing slices"):
+            from skimage.transform import resize
+
         square = resize(square, (size, size), order=1, mode="edge", anti_aliasing=side > size, preserve_range=True)
     return np.rint(square).astype(np.uint8)

@@ -120,8 +120,8 @@ def start_processes(device: str | torch.device) -> Processes:
     Begin a training that the processes of ``torchrun`` share; :func:`torch.distributed.destroy_process_group` ends it.
 
     Args:
-        device: of this process; they speak over NCCL when it is a GPU, else over the CPU. A GPU becomes the current
-            one.
+        device: of this process; they speak over NCCL when it is a GPU, which becomes the current one, else over the
+            CPU.
 
     Returns:
         the processes.

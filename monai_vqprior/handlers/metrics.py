@@ -139,7 +139,7 @@ class CodebookUsage(Metric):
         Number of codes that occurred.
 
         Raises:
-            NotComputableError: when no code was seen.
+            ignite.exceptions.NotComputableError: when no code was seen.
         """
         if self._counts.sum() == 0:
             raise NotComputableError(f"{type(self).__name__} has seen no codes.")

@@ -80,7 +80,7 @@ def comparison(image: torch.Tensor, other: torch.Tensor) -> tuple[str, list[np.n
         other: (1, H, W) in 0..1.
 
     Returns:
-        a caption with their SSIM; and three pictures (H, W) uint8: both images and four times the absolute difference.
+        a caption with their SSIM; and three pictures (H, W) uint8, both images and four times the absolute difference.
     """
     similarity = float(ssim_map(other[None], image[None]).mean())
     difference = _DIFFERENCE_GAIN * (image - other).abs()

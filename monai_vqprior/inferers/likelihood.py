@@ -52,7 +52,7 @@ def reading_order(ordering: Ordering | Sequence[int], spatial_size: Sequence[int
         spatial_size: size of the grid.
 
     Returns:
-        (number of positions,) int64: first the position, in raster order, of the code that is read first, and so on.
+        (number of positions,) int64, first the position, in raster order, of the code that is read first, and so on.
 
     Raises:
         InputError: when the ordering does not fit the grid.

@@ -50,9 +50,9 @@ class VQPriorInferer(Inferer):
         top_k: draw from the k most probable codes only; None for all.
         tile_size: samples that are computed together.
         top_p: draw from the nucleus only, the fewest codes whose probability reaches this share, in (0, 1]; see
-            :func:`~monai_vqprior.inferers.draws.keep_top_p`. None or 1 for all codes.
+            :func:`~monai_vqprior.inferers.keep_top_p`. None or 1 for all codes.
         guidance_scale: how much to stress the conditions, not negative; see
-            :func:`~monai_vqprior.inferers.draws.guide`. Logits with and without them are computed in one batch of two
+            :func:`~monai_vqprior.inferers.guide`. Logits with and without them are computed in one batch of two
             tiles. 1 is the network as it is, at no cost. Needs a network that has seen grids without conditions.
 
     Raises:

@@ -57,7 +57,7 @@ class GatedPixelCNN(nn.Module):
             multiple of this; 0 for none.
         num_heads: heads of each attention.
         condition_dropout: probability that conditions are withheld in training
-            (:func:`~monai_vqprior.networks.condition_dropout.drop_conditions`), never in evaluation mode.
+            (see ``condition_dropout.py``), never in evaluation mode.
         skip_connections: the head also reads what passed the gates of the last stack in each layer.
         position_logits: the network's logits are corrections to those of :meth:`start_from`, a histogram for each
             position, and not the whole of what it knows.

@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from monai_vqprior.engines import component_config, fingerprint, joined_processes, read_settings
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, needs_extra
 from monai_vqprior.files import atomic_path, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer
@@ -75,12 +74,16 @@ def write_samples(
 
     Raises:
         InputError: when ``num_samples`` is not positive, the conditions do not fit, there is an earlier run that is
-            neither resumed nor replaced, or the run to resume was drawn with other settings.
+            neither resumed nor replaced, or the run to resume was drawn with other settings; with ``nifti`` also when
+            nibabel is not installed.
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be at least 1, got {num_samples}.")
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict one another: pass one of them.")
+    if nifti:
+        with needs_extra("volumes", "--nifti"):
+            import nibabel  # noqa: F401  # before anything is drawn
     conditions = condition_rows(labels, values, num_samples, needed=inferer.guidance_scale != 1)
     settings = {
         "num_samples": num_samples,
@@ -200,9 +203,11 @@ def _write(output: Path, index: int, image: torch.Tensor, nifti: bool) -> None:
 
 def _write_nifti(path: Path, image: torch.Tensor) -> None:
     """Image (1, H, W) in 0..1 as a NIfTI volume (W, H, 1) float32 that viewers show as the PNG: row 0 is at the top."""
+    import nibabel
+
     voxels = image[0].float().cpu().numpy()[::-1].T[..., None]
     with atomic_path(path) as temporary:
-        nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels), np.eye(4)), temporary)
+        nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(voxels), np.eye(4)), temporary)
 
 
 def _write_sheet(output: Path, number: int) -> Path:

@@ -1,0 +1,98 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_vqprior.bundles import copy_bundle
+from monai_vqprior.cli import main
+
+# Both stages trained from the weights of a bundle, by the overlay fine_tune.json.
+
+SMALL = ["--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4"]
+SMALL += ["--prior_channels", "8", "--prior_layers", "2"]
+QUICK = ["--max_epochs", "1", "--device", "cpu", "--amp", "false"]
+
+
+@pytest.fixture(scope="module")
+def bundle(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with weights of both networks and their settings."""
+    folder = tmp_path_factory.mktemp("fine_tune")
+    assert main(["train", "--dataset_dir", str(phantom), "--output_dir", str(folder / "run"), *SMALL, *QUICK]) == 0
+    bundle = copy_bundle(str(folder / "bundle"))
+    for name in ("model.pt", "prior.pt", "settings.json"):
+        shutil.copy(folder / "run" / "models" / name, bundle / "models" / name)
+    return bundle
+
+
+def tune(bundle: Path, phantom: Path, output: Path, *more: str) -> int:
+    words = ["train", "--fine_tune", "--bundle", bundle, "--dataset_dir", phantom, "--output_dir", output]
+    return main([*map(str, words), *QUICK, *more])
+
+
+def without_weights(folder: Path) -> Path:
+    """A copy of the bundle without weights."""
+    bundle = copy_bundle(str(folder))
+    for path in (bundle / "models").iterdir():
+        path.unlink()
+    return bundle
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(folder / "models" / name, weights_only=True)
+    return found
+
+
+def test_both_stages_start_from_the_bundle(
+    bundle: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a learning rate of 0 all weights but the codes, which follow the data, stay what they were."""
+    assert tune(bundle, phantom, tmp_path, "--learning_rate", "0") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("fine_tune.json") == 2
+    assert "--spatial_size 32" in printed  # of the bundle's settings
+    for name in ("model.pt", "prior.pt"):
+        before, after = weights(bundle, name), weights(tmp_path, name)
+        learned = [key for key in before if not key.startswith("codebook.")]
+        assert learned
+        assert all(torch.equal(before[key], after[key]) for key in learned)
+
+
+def test_training_goes_on_from_there(bundle: Path, phantom: Path, tmp_path: Path) -> None:
+    pretrained = str(bundle / "models" / "model.pt")
+    assert (
+        tune(without_weights(tmp_path / "empty"), phantom, tmp_path, "--pretrained", pretrained, "--stage", "vqvae")
+        == 0
+    )
+    before, after = weights(bundle, "model.pt"), weights(tmp_path, "model.pt")
+    assert any(not torch.equal(before[key], after[key]) for key in before if key.endswith("weight"))
+
+
+def test_weights_that_are_missing_or_do_not_fit(
+    bundle: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_prior = copy_bundle(str(tmp_path / "copy"), str(bundle))
+    (without_prior / "models" / "prior.pt").unlink()
+    model = str(bundle / "models" / "model.pt")
+    for given, more, message in [
+        (without_weights(tmp_path / "empty"), [], "there is no model.pt in"),
+        (without_prior, [], "there is no prior.pt in"),  # before hours of the first stage
+        (bundle, ["--pretrained", model], "--pretrained names the weights of one network"),
+        (bundle, ["--pretrained", "none.pt", "--stage", "vqvae"], "none.pt does not exist: --pretrained takes"),
+        (bundle, ["--channels", "[16]"], "is of another architecture"),
+    ]:
+        assert tune(given, phantom, tmp_path / "run", *more) == 2
+        assert message in capsys.readouterr().err
