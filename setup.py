@@ -56,7 +56,20 @@ setup(
     ],
     extras_require={
         "export": EXPORT,
-        "test": ["pytest", "pytest-cov", "hypothesis", "einops", "jsonschema", "setuptools>=77", *EXPORT],
+        "test": [
+            "pytest",
+            "pytest-cov",
+            "hypothesis",
+            "einops",
+            "jsonschema",
+            "setuptools>=77",
+            # MLflow's client, and what its tables in SQLite need
+            "mlflow-skinny>=3",
+            "sqlalchemy",
+            "alembic",
+            "huggingface_hub>=1",
+            *EXPORT,
+        ],
         "benchmark": ["vector-quantize-pytorch", "einops"],
         "check": ["ruff", "mypy", "types-PyYAML"],
     },
