@@ -57,7 +57,21 @@ setup(
     extras_require={
         "volumes": VOLUMES,
         "export": EXPORT,
-        "test": ["pytest", "pytest-cov", "hypothesis", "einops", "jsonschema", "setuptools>=77", *VOLUMES, *EXPORT],
+        "test": [
+            "pytest",
+            "pytest-cov",
+            "hypothesis",
+            "einops",
+            "jsonschema",
+            "setuptools>=77",
+            # MLflow's client, and what its tables in SQLite need
+            "mlflow-skinny>=3",
+            "sqlalchemy",
+            "alembic",
+            "huggingface_hub>=1",
+            *VOLUMES,
+            *EXPORT,
+        ],
         "benchmark": ["vector-quantize-pytorch", "einops", "scikit-image"],
         "check": ["ruff", "mypy", "types-PyYAML"],
         "docs": ["sphinx>=8", "pydata-sphinx-theme", "myst-parser>=4"],

@@ -339,7 +339,8 @@ def _train(options: argparse.Namespace) -> None:
             wrong = input_error_in(error)
             if len(stages) == 1 or not isinstance(wrong, AlreadyDoneError):
                 raise
-            print(f"stage {stage}: {wrong}")
+            if os.environ.get("RANK", "0") == "0":  # not once more for each process of torchrun
+                print(f"stage {stage}: {wrong}")
 
 
 def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None) -> None:

@@ -119,7 +119,7 @@ def test_zoo_properties(workflow_type: str, trained: Path, phantom: Path) -> Non
         bundle_root=str(BUNDLE),
         dataset_dir=str(phantom),
         models_dir=str(trained / "models"),
-        initialize=[],
+        begin=[],
         **SMALL,
     )
     assert workflow.check_properties() == []

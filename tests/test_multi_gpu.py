@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,11 +36,11 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 SMALL_PRIOR = {"prior_channels": 8, "prior_layers": 2, "prior_kernel_size": 3, "conditions": ["slice"]}
 
-#: What each process tells of itself at the end, as a file of its own: its weights, and what it found and holds.
+#: What each process tells of itself at the end, in a file of its own: its weights, and what it found and holds.
 TELL = (
-    "$__import__('pathlib').Path(@output_dir, f'{@stage}.{@processes.rank}.json').write_text(__import__('json').dumps("
-    "dict(weights=monai_vqprior.engines.fingerprint(@network), metrics=@validate#evaluator.state.metrics, "
-    "seen=len(@train#sampler), validated=len(@validate#sampler), board=@tensorboard is not None)))"
+    "$torch.save(dict(weights=monai_vqprior.engines.fingerprint(@network), metrics=@validate#evaluator.state.metrics, "
+    "seen=len(@train#sampler), validated=len(@validate#sampler), board=@tensorboard is not None), "
+    "os.path.join(@output_dir, @stage + '.' + str(@processes.rank) + '.pt'))"
 )
 
 
@@ -56,18 +57,19 @@ def torchrun(cwd: Path, *words: str) -> str:
 def together(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stages by MONAI's command, the second against the clock; the folder of the run."""
     cwd = tmp_path_factory.mktemp("together")
+    (cwd / "tell.json").write_text(json.dumps({"+run": [TELL]}), encoding="utf-8")
     for name, stage in STAGES.items():
         files = [str(BUNDLE / "configs" / file) for file in [*stage, "multi_gpu_train.json"]]
-        overrides = {**SMALL, "bundle_root": BUNDLE, "dataset_dir": phantom, "max_epochs": 2, "+run": [TELL]}
+        overrides = {**SMALL, "bundle_root": BUNDLE, "dataset_dir": phantom, "max_epochs": 2}
         if name == "prior":
             overrides |= {**SMALL_PRIOR, "max_minutes": 0.05, "max_epochs": 100000}
         options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-        torchrun(cwd, "monai.bundle", "run", "--config_file", str(files), *options)
+        torchrun(cwd, "monai.bundle", "run", "--config_file", str([*files, "tell.json"]), *options)
     return cwd / "output"
 
 
 def reports(folder: Path, stage: str) -> list[dict[str, Any]]:
-    return [json.loads((folder / f"{stage}.{rank}.json").read_text()) for rank in range(2)]
+    return [torch.load(folder / f"{stage}.{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("stage", ["vqvae", "prior"])
@@ -99,14 +101,19 @@ def test_vqprior_trains_together(phantom: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "output" / "models").iterdir()} == {
         "model.pt", "prior.pt", "settings.json", "vqvae_last.pt", "prior_last.pt"
     }  # fmt: skip
-    resumed = torchrun(tmp_path, "monai_vqprior", "train", *options[:-1], "2", "--resume")
-    assert "prior epoch 2" in resumed
+    # The first stage is done; the second goes on, in the process group that the first has left.
+    shutil.rmtree(tmp_path / "output" / "tensorboard")
+    (tmp_path / "output" / "models" / "prior_last.pt").unlink()
+    (tmp_path / "output" / "models" / "prior.pt").unlink()
+    resumed = torchrun(tmp_path, "monai_vqprior", "train", *options, "--resume")
+    assert resumed.count("stage vqvae: the run in") == 1
+    assert "prior epoch 1" in resumed
 
 
 def test_processes_that_would_each_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert single_process().size == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match=r"2 processes were started.*add configs/multi_gpu_train\.json"):
+    with pytest.raises(InputError, match=r"2 processes were started.*add configs/multi_gpu_train\.json as the last"):
         single_process()
 
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from monai_vqprior.errors import InputError
 
@@ -29,6 +31,9 @@ _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 # How long processes wait for the slowest of them: it may be hours behind, and a process that dies is noticed at once.
 _PATIENCE = timedelta(days=30)
+
+# Numbers of the trainings that this process shares with others, one after the other: the same in all of them.
+_trainings = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ def single_process() -> Processes:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
         raise InputError(
-            f"{size} processes were started, and each of them would train by itself: add configs/multi_gpu_train.json "
-            "as the last configuration, and they train together."
+            f"{size} processes were started, and each of them would do the whole work: to train together, add "
+            "configs/multi_gpu_train.json as the last configuration; start anything else without torchrun."
         )
     return Processes()
 
@@ -119,9 +124,10 @@ def start_processes(device: str | torch.device) -> Processes:
     """
     Begin a training that the processes of ``torchrun`` share; :func:`torch.distributed.destroy_process_group` ends it.
 
+    A process group that is there is taken as it is. After one has been ended, another can be begun.
+
     Args:
-        device: of this process; they speak over NCCL when it is a GPU, which becomes the current one, else over the
-            CPU.
+        device: of this process. When it is a GPU, it becomes the current one, and they speak over NCCL, else over gloo.
 
     Returns:
         the processes.
@@ -143,5 +149,9 @@ def start_processes(device: str | torch.device) -> Processes:
                 "--nproc_per_node with that number."
             )
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not dist.is_initialized():
+        store, rank, size = next(rendezvous("env://"))
+        # What an ended group has left in the store would be taken for the addresses of this one.
+        store = dist.PrefixStore(f"training {next(_trainings)}", store)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     return Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)

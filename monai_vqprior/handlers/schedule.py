@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.engines import Evaluator
@@ -40,6 +41,9 @@ class CosineBudget:
     With ``max_minutes`` the decay follows the wall clock and the training stops when the time is up, wherever in an
     epoch that is; time spent before a resumed training was cut off counts. :class:`ignite.handlers.TimeLimit` counts
     from its construction, in whole seconds, and knows no schedule. In distributed training process 0 has the clock.
+
+    An engine that is run again for more epochs, as a federated client is round by round, has a decay for each run: at
+    the end of the first it is where the learning rate is near 0.
 
     Args:
         optimizer: whose learning rates to set; its present ones are the peaks.
@@ -68,6 +72,7 @@ class CosineBudget:
         self.done = 0.0
         self._elapsed_before = 0.0
         self._started: float | None = None
+        self._iterations_before = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to the training engine."""
@@ -76,7 +81,9 @@ class CosineBudget:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.stop_in_time)
 
     def start(self, engine: Engine) -> None:
-        """Start the clock."""
+        """Start the clock, and a new decay where the engine has run before; a run resumed from a file keeps its own."""
+        if self._started is not None:
+            self._iterations_before = engine.state.iteration
         self._started = time.monotonic()
 
     @property
@@ -89,7 +96,8 @@ class CosineBudget:
         done = 0.0
         state = engine.state
         if state.max_epochs is not None and state.epoch_length:
-            done = (state.iteration - 1) / (state.max_epochs * state.epoch_length)
+            before = self._iterations_before
+            done = (state.iteration - 1 - before) / (state.max_epochs * state.epoch_length - before)
         if self.max_seconds is not None:
             elapsed = self.elapsed
             if idist.get_world_size() > 1:
@@ -215,8 +223,10 @@ class TrainingProgress:
     def __call__(self, engine: Engine) -> None:
         """Advance the bar."""
         if self._bar is not None:
-            loss = engine.state.output["loss"]  # type: ignore[index]
-            self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {float(loss.detach()):.4f}", refresh=False)
+            output: Any = engine.state.output
+            loss = (output[0] if isinstance(output, list) else output)["loss"]  # decollated, or as the step left it
+            value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+            self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {value:.4f}", refresh=False)
             self._bar.update(self.schedule.done - self._bar.n)
 
     def report(self, engine: Engine) -> None:

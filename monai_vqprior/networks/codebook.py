@@ -208,7 +208,8 @@ class EMACodebook(nn.Module):
         self.register_buffer("embedding", embedding)
         self.register_buffer("cluster_size", torch.ones(num_embeddings))
         self.register_buffer("embedding_sum", embedding.clone())
-        self.register_buffer("started", torch.tensor(False))
+        # A number, as federated learning subtracts and averages all that is in a state dictionary: bools have no minus.
+        self.register_buffer("started", torch.tensor(0.0))
         # ``started`` as a Python bool: to ask a tensor would wait for the device in every step, and break a graph.
         self._has_started = False
         # Counts and sums of the calls since the codes moved, in one tensor as they travel between processes.
