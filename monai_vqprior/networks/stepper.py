@@ -55,7 +55,8 @@ class RowStepper:
         last = len(layers[0].convs) - 1
         own = last - 1
         length = spatial_size[-1]
-        past = cast(CausalConv, layers[0].convs[own]).past
+        first = cast(CausalConv, layers[0].convs[own])
+        past, self._halves = first.past, _halves(_weights(first.conv)[1])
         # Positions aside that a tap looks at, the one straight ahead first; none beyond the width of the grid.
         offsets = sorted((o for o in range(-past, past + 1) if abs(o) < length), key=abs)
         self._taps: list[list[list[torch.Tensor]]] = []  # of each layer, row back in time and offset: (C, 2C)
@@ -67,7 +68,6 @@ class RowStepper:
             link, link_bias = _weights(layer.links[own])
             next_bias = _weights(cast(CausalConv, layer.convs[last]).conv)[1]
             channels = weight.shape[1]
-            self._halves = _halves(bias)
             # Of size 1 along all axes before these two: (2C, C, past + 1, width) -> (past + 1, width, C, 2C).
             kernel = weight.view(2 * channels, channels, *weight.shape[-2:]).permute(2, 3, 1, 0) * self._halves
             taps = [[row[past + offset].contiguous() for offset in offsets] for row in kernel.unbind(0)[::-1]]
