@@ -28,6 +28,7 @@ from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils import set_determinism
 
 from benchmarks.training import bundle_parser, run_parser
+from monai_vqprior.engines import read_settings
 
 PRIOR = ["train.json", "train_prior.json"]
 #: a point of a curve: seconds of training, grids seen, validation bits a code.
@@ -138,7 +139,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         common = {"dataset_dir": options.dataset_dir, "spatial_size": options.spatial_size, "output_dir": folder}
         if options.tokenizer_dir:
-            common["ckpt"] = str(Path(options.tokenizer_dir) / "models" / "model.pt")
+            models = Path(options.tokenizer_dir) / "models"
+            common |= {**read_settings(models / "settings.json"), "ckpt": str(models / "model.pt")}
         else:
             run_parser(bundle_parser(PRIOR[:1], {**common, "max_minutes": options.tokenizer_seconds / 60}))
         overrides = {key: json.loads(value) for key, value in options.set}

@@ -88,6 +88,7 @@ def draw_codes(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Ten
         (B,) int64; never a code of probability 0.
     """
     cumulative = probabilities.cumsum(1, dtype=torch.float64)
-    # Scaled by the last entry, a draw can never fall behind it, however the sum was rounded.
-    targets = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp_max(cumulative.shape[1] - 1)
+    # Scaled by the last entry, a draw stays below it, however the sum was rounded: the product of a float64 and one
+    # below 1 is rounded to less than the former.
+    targets = uniforms[:, None] * cumulative.narrow(1, -1, 1)
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(1)

@@ -383,7 +383,7 @@ class _Run:
         x = places[0].expand(len(line), -1)
         for j, (column, place) in enumerate(zip(columns, places.unbind(0), strict=True)):
             if j > 0:
-                x = F.embedding(columns[j - 1], self.embedding).add_(place)
+                x = self.embedding.index_select(0, columns[j - 1]).add_(place)
             features = self.stepper.step(j, first + j, x)
             logits = self.head.step(first + j, features, self.stepper.gated)
             column.copy_(self.choose(first + j, logits))

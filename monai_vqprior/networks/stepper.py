@@ -175,17 +175,19 @@ class PositionStepper:
         self._attended = [None if a is None else a.start(batch_size, math.prod(spatial_size)) for a in attentions]
         self._has_attention = any(a is not None for a in attentions)
         last = len(layers[0].convs) - 1
-        self._into_gate: list[torch.Tensor] = []  # (window * C, 2C)
+        # A single grid makes vectors of matrices; the product with a vector runs along the rows of a matrix.
+        self._one = batch_size == 1
+        self._into_gate: list[torch.Tensor] = []  # (window * C, 2C), or (2C, window * C) for a single grid
         self._out: list[torch.Tensor] = []  # (C + 1, C)
         for layer in layers:
             weight, bias = _weights(cast(CausalConv, layer.convs[last]).conv)
             out, out_bias = _weights(layer.outs[last])
             channels = weight.shape[1]
-            window = weight.flatten(2).permute(2, 1, 0).flatten(0, 1)  # (window * C, 2C)
-            self._into_gate.append((window * _halves(bias)).contiguous())
+            window = weight.flatten(2).permute(2, 1, 0).flatten(0, 1) * _halves(bias)  # (window * C, 2C)
+            self._into_gate.append((window.t() if self._one else window).contiguous())
             self._out.append(torch.cat([0.5 * out.flatten(1).t(), out_bias[None]]))
 
-        like = self._into_gate[0].new_zeros
+        like = contexts[0].new_zeros
         past = cast(CausalConv, layers[0].convs[last]).past
         # Layer i reads buffer i and writes buffer i + 1; the first entries are the zeros before a line.
         buffers = [like(batch_size, past + length, channels) for _ in range(len(layers) + 1)]
@@ -198,17 +200,18 @@ class PositionStepper:
         for place in self._gated:
             place[:, channels] = 1
         features = [place[:, :channels] for place in self._gated]
-        self._inputs = [[x[:, past + j] for x in buffers] for j in range(length)]
+        self._inputs = list(zip(*(x[:, past:].unbind(1) for x in buffers), strict=True))
 
-        def step(j: int, gate: torch.Tensor, x: torch.Tensor, result: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            window = x.as_strided((batch_size, width), (x.stride(0), 1), j * channels)
-            return gate[j], *gate[j].split(channels, 1), window, result
+        def views(context: torch.Tensor, x: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+            windows = x.as_strided((length, batch_size, width), (channels, x.stride(0), 1))
+            halves = [half.unbind(0) for half in context.split(channels, 2)]
+            if self._one:
+                context, windows = context[:, 0], windows[:, 0]
+            return list(zip(context.unbind(0), *halves, windows.unbind(0), strict=True))
 
-        # For each position and layer: the gate with its two halves, the window, and where the result of the gate goes.
-        self._steps: list[list[tuple[torch.Tensor, ...]]] = [
-            [step(j, *of_layer) for of_layer in zip(contexts, buffers[:-1], features, strict=True)]
-            for j in range(length)
-        ]
+        # For each position and layer: the gate, its two halves, and the window.
+        self._steps = list(zip(*map(views, contexts, buffers[:-1]), strict=True))
+        self._features = features
 
     def step(self, position: int, place: int, x: torch.Tensor) -> torch.Tensor:
         """
@@ -224,9 +227,13 @@ class PositionStepper:
         """
         inputs = self._inputs[position]
         inputs[0].copy_(x)
-        for i, (gate, content, control, window, features) in enumerate(self._steps[position]):
-            gate.addmm_(window, self._into_gate[i]).tanh_()
-            torch.addcmul(content, content, control, out=features)
+        for i, (gate, content, control, window) in enumerate(self._steps[position]):
+            if self._one:
+                gate.addmv_(self._into_gate[i], window)
+            else:
+                gate.addmm_(window, self._into_gate[i])
+            gate.tanh_()
+            torch.addcmul(content, content, control, out=self._features[i])
             torch.addmm(inputs[i], self._gated[i], self._out[i], out=inputs[i + 1])
             if self._has_attention:
                 attention, attended = self._attentions[i], self._attended[i]
