@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from scipy.stats import spearmanr
 from benchmarks.training import bundle_parser
 from monai_vqprior.data import ConditionTable, SliceDataset, SliceFolder
 from monai_vqprior.engines import read_settings
+from monai_vqprior.files import write_text
 from monai_vqprior.transforms import LoadSliced
 
 SAMPLE = ["inference.json", "sample.json"]
@@ -50,18 +52,33 @@ def value_of_neighbors(images: torch.Tensor, train: torch.Tensor, values: np.nda
     return values[nearest.numpy()].mean(1)
 
 
+def write_fluid_table(path: str, slices: SliceFolder, size: int) -> None:
+    """Write the share of fluid of all slices as a ``slices.csv``, for a prior to be trained on."""
+    rows = ["case,index,fluid"]
+    for split in ("train", "validate", "test"):
+        items = slices.datalist(split)
+        shares = fluid_share(read_images(items, size))
+        rows += [f"{item['subject']},{item['index']},{share:.5f}" for item, share in zip(items, shares, strict=True)]
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def read_images(items: Sequence[Mapping[str, Any]], size: int | list[int]) -> torch.Tensor:
+    """Images of slices, (N, 1, H, W) in 0..1."""
+    dataset = SliceDataset(items, LoadSliced("image"), spatial_size=size)
+    images = torch.stack([torch.as_tensor(dataset[i]["image"]) for i in range(len(dataset))])
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
 def read_split(
     slices: SliceFolder, table: ConditionTable, name: str, split: str, size: int | list[int]
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Images (N, 1, H, W) of a split and its values of a condition, in the units of the table."""
     conditions = table.fit([name])
     items = table.join(slices.datalist(split), conditions)
-    dataset = SliceDataset(items, LoadSliced("image"), spatial_size=size)
     scale = conditions.settings[0]
     values = np.array([item[name] for item in items]) * scale["std"] + scale["mean"]
     known = np.isfinite(values)
-    images = torch.stack([torch.as_tensor(dataset[i]["image"]) for i in np.flatnonzero(known)])
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float(), values[known]
+    return read_images([items[i] for i in np.flatnonzero(known)], size), values[known]
 
 
 def main() -> None:
@@ -72,17 +89,27 @@ def main() -> None:
         "inner brain. The same measures on validation slices, whose values are known, say what they are worth.",
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of slices that the prior was trained on")
-    parser.add_argument("--output_dir", required=True, help="output folder of its training")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--output_dir", help="output folder of its training")
+    task.add_argument(
+        "--table",
+        metavar="FILE",
+        help="only measure the share of fluid of each slice, and write it as a slices.csv to train a prior with",
+    )
+    parser.add_argument("--spatial_size", type=int, default=128, help="side of the slices in pixels, for --table")
     parser.add_argument("--num_samples", type=int, default=32, help="samples of each value")
     parser.add_argument("--set", nargs=2, action="append", metavar=("KEY", "VALUE"), default=[], help="override a key")
     options = parser.parse_args()
     logging.disable(logging.INFO)
+    slices = SliceFolder(options.dataset_dir)
+    if options.table:
+        write_fluid_table(options.table, slices, options.spatial_size)
+        return
     settings = read_settings(Path(options.output_dir) / "models" / "settings.json")
     overrides = {key: json.loads(value) for key, value in options.set}
     config = bundle_parser(SAMPLE, {**settings, "output_dir": options.output_dir, **overrides})
     network, prior = config.get_parsed_content("network").eval(), config.get_parsed_content("prior")
     inferer, known = config.get_parsed_content("inferer"), config.get_parsed_content("known_conditions")
-    slices = SliceFolder(options.dataset_dir)
     table = ConditionTable(slices)
     result = {}
     for name in known.value_names:
