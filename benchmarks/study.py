@@ -77,6 +77,7 @@ STUDY: dict[str, dict[str, Any]] = {
     # the loss
     "loss: L1": {f"{LOSS}#ssim_weight": 0.0},
     "loss: SSIM": {f"{LOSS}#l1_weight": 0.0},
+    "loss: L1 and SSIM": {f"{LOSS}#ssim_weight": 1.0, f"{CODEBOOK}#entropy_weight": 0.02},
     "loss: L1 and 4 x SSIM": {f"{LOSS}#ssim_weight": 4.0},
     "loss: and spectral": {
         f"{LOSS}#_target_": "benchmarks.designs.SpectralTokenizerLoss",
