@@ -295,6 +295,8 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
         if given.get("pretrained") is not None:
             places.insert(0, Path(given["pretrained"]).parent)
     config = load_configs(root, names)
+    if "models_dir" not in config:  # what uses no weights has nothing to do with those of the bundle
+        places.remove(root / "models")
     if options.command == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         names = [*names, _TOGETHER]
     # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.

@@ -196,6 +196,8 @@ def test_evaluate_without_a_prior(run: Path, phantom: Path, tmp_path: Path, caps
     words = ["evaluate", "--dataset_dir", str(phantom), "--output_dir", str(tmp_path), "--device", "cpu"]
     assert main(words) == 0
     assert "no prior yet" in capsys.readouterr().out
+    # That of the bundle knows the codes of the bundle's VQ-VAE, not of this one.
+    assert "there is no prior.pt in" in fails(capsys, "sample", "--output_dir", tmp_path, "--device", "cpu")
 
 
 @pytest.mark.parametrize(

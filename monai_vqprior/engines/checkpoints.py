@@ -45,7 +45,7 @@ def find_checkpoint(
 
     Args:
         name: file name, such as ``model.pt``.
-        folders: folders to look in, the first that has the file wins.
+        folders: folders to look in, the first that has the file wins; a warning tells when it is not the first of all.
         ckpt: the file itself; given, the folders do not matter.
         option: the name of the option that gives ``ckpt``, for the error message.
         required: whether there must be one.
@@ -60,14 +60,16 @@ def find_checkpoint(
         if not Path(ckpt).is_file():
             raise InputError(f"{ckpt} does not exist: --{option} takes the path of a checkpoint.")
         return Path(ckpt)
-    for folder in folders:
-        path = Path(folder) / name
+    places = list(dict.fromkeys(str(folder) for folder in folders))
+    for place in places:
+        path = Path(place) / name
         if path.is_file():
+            if place != places[0]:
+                logger.warning("there is no %s in %s: using %s", name, places[0], path)
             return path
     if not required:
         return None
-    places = " or ".join(str(folder) for folder in folders)
-    raise InputError(f"there is no {name} in {places}: train first, or give the weights with --{option}.")
+    raise InputError(f"there is no {name} in {' or '.join(places)}: train first, or give the weights with --{option}.")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -172,6 +172,7 @@ class TestSliceDataset:
         assert not isinstance(raised.value, InputError)
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a single core
     def test_workers_of_a_data_loader(self, items: list[dict[str, Any]]) -> None:
         dataset = make(items, augmentation=[BytesToUnitd("image")])
         loader = DataLoader(dataset, batch_size=5, num_workers=2)

@@ -92,11 +92,14 @@ class TestFindCheckpoint:
         ("present", "expected"), [(["output", "bundle"], "output"), (["bundle"], "bundle"), (["output"], "output")]
     )
     def test_the_first_folder_that_has_it_wins(
-        self, folders: list[Path], tmp_path: Path, present: list[str], expected: str
+        self, folders: list[Path], tmp_path: Path, present: list[str], expected: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         for name in present:
             (tmp_path / name / "model.pt").touch()
-        assert find_checkpoint("model.pt", folders) == tmp_path / expected / "model.pt"
+        found = find_checkpoint("model.pt", folders)
+        assert found == tmp_path / expected / "model.pt"
+        told = f"there is no model.pt in {folders[0]}: using {found}"  # nobody should take others for their own
+        assert caplog.messages == ([told] if expected == "bundle" else [])
 
     def test_a_path_given_wins_over_folders(self, folders: list[Path], tmp_path: Path) -> None:
         (folders[0] / "model.pt").touch()
