@@ -28,6 +28,7 @@ from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils import set_determinism
 
 from benchmarks.training import bundle_parser, run_parser
+from monai_vqprior.bundles import bundle_root, load_configs
 from monai_vqprior.engines import read_settings
 
 PRIOR = ["train.json", "train_prior.json"]
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True, help="folder of slices")
     parser.add_argument("--spatial_size", type=int, default=128, help="side of the slices in pixels")
     parser.add_argument(
-        "--tokenizer_dir", help="output folder of a VQ-VAE that is trained already; else one is trained"
+        "--tokenizer_dir", help="output folder of a trained VQ-VAE, for slices of its size; else one is trained"
     )
     parser.add_argument("--tokenizer_seconds", type=float, default=240, help="training time of the VQ-VAE")
     parser.add_argument("--seconds", type=float, default=600, help="training time of each prior")
@@ -140,7 +141,10 @@ def main() -> None:
         common = {"dataset_dir": options.dataset_dir, "spatial_size": options.spatial_size, "output_dir": folder}
         if options.tokenizer_dir:
             models = Path(options.tokenizer_dir) / "models"
-            common |= {**read_settings(models / "settings.json"), "ckpt": str(models / "model.pt")}
+            settings = read_settings(models / "settings.json")  # also of a prior, where one was trained there
+            known = load_configs(bundle_root(), PRIOR[:1])["settings"]
+            common |= {key: value for key, value in settings.items() if key in known}
+            common["ckpt"] = str(models / "model.pt")
         else:
             run_parser(bundle_parser(PRIOR[:1], {**common, "max_minutes": options.tokenizer_seconds / 60}))
         overrides = {key: json.loads(value) for key, value in options.set}

@@ -71,7 +71,7 @@ def test_reconstruct(cohort: Path, tmp_path: Path) -> None:
 def test_the_prior_knows_such_slices(cohort: Path, tmp_path: Path) -> None:
     assert main(["evaluate", "--dataset_dir", str(cohort), "--output_dir", str(tmp_path)]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["bits_per_code"] < 0.7 * np.log2(metrics["num_embeddings"])
+    assert metrics["bits_per_code"] < 4  # what it knows of each position alone comes to more than 5
 
 
 def test_ten_samples_by_monais_command(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ class PositionStepper:
         self._gated = self.gated.split(channels + 1, 1) * (len(layers) // layers_kept)
         for place in self._gated:
             place[:, channels] = 1
-        features = [place[:, :channels] for place in self._gated]
+        self._features = [place[:, :channels] for place in self._gated]
         self._inputs = list(zip(*(x[:, past:].unbind(1) for x in buffers), strict=True))
 
         def views(context: torch.Tensor, x: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
@@ -211,7 +211,6 @@ class PositionStepper:
 
         # For each position and layer: the gate, its two halves, and the window.
         self._steps = list(zip(*map(views, contexts, buffers[:-1]), strict=True))
-        self._features = features
 
     def step(self, position: int, place: int, x: torch.Tensor) -> torch.Tensor:
         """
