@@ -70,7 +70,12 @@ class Processes:
             if message[0] is not None and error is None:
                 error = InputError(message[0])
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame: the two would keep each other alive, and with them the group, whose
+                # threads must have ended before the interpreter does.
+                del error
 
     def wait(self) -> None:
         """Go on when all processes have come here."""

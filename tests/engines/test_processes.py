@@ -11,6 +11,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 import torch.distributed as dist
 
@@ -48,3 +52,17 @@ def test_one_process_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="wrong"), joined_processes() as processes:
         processes.first(check_group)
     assert not dist.is_initialized()
+
+
+def test_a_refusal_keeps_nothing_alive() -> None:
+    """A group that lives until the interpreter ends can abort it: its threads may still hold tensors."""
+    processes = Processes()
+    alive = weakref.ref(processes)
+    gc.disable()
+    try:
+        with contextlib.suppress(InputError):
+            processes.first(refuse)
+        del processes
+        assert alive() is None
+    finally:
+        gc.enable()
