@@ -74,7 +74,10 @@ STUDY: dict[str, dict[str, Any]] = {
     "stem: strided": {NETWORK: "benchmarks.designs.OtherResamplingVQ", "network_def#down": "strided"},
     "up-sampling: transposed": {NETWORK: "benchmarks.designs.OtherResamplingVQ", "network_def#up": "transposed"},
     "up-sampling: nearest": {NETWORK: "benchmarks.designs.OtherResamplingVQ", "network_def#up": "nearest"},
+    "network: no encoder blocks": {"num_encoder_blocks": 0},
     # the loss
+    "loss: without predictability": {"predictability_weight": 0.0},
+    "loss: predictability 0.002": {"predictability_weight": 0.002},
     "loss: L1": {f"{LOSS}#ssim_weight": 0.0},
     "loss: SSIM": {f"{LOSS}#l1_weight": 0.0},
     "loss: L1 and SSIM": {f"{LOSS}#ssim_weight": 1.0, f"{CODEBOOK}#entropy_weight": 0.02},

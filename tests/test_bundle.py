@@ -78,7 +78,8 @@ def test_network_definitions_agree() -> None:
     """What training builds, inference rebuilds: the definitions and the values that they refer to."""
     train, inference = parser("train"), parser("inference")
     definition = dict(train["network_def"])
-    assert definition.pop("background") == "@background"  # of no use after training
+    for training_only in ("background", "predictability_weight"):
+        assert definition.pop(training_only) == f"@{training_only}"
     assert definition == inference["network_def"]
     rebuilt = {
         "spatial_size", "channels", "patch_size", "num_encoder_blocks", "num_decoder_blocks", "num_embeddings",

@@ -20,7 +20,8 @@ from monai_vqprior.metrics.codes import (
     position_log_probabilities,
 )
 from monai_vqprior.metrics.neighbors import nearest_images
-from monai_vqprior.metrics.ssim import BRAIN_THRESHOLD, FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
+from monai_vqprior.metrics.ssim import FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
+from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
 
 __all__ = [
     "BRAIN_THRESHOLD",

@@ -18,11 +18,7 @@ from monai.utils import MetricReduction
 
 from monai_vqprior.losses import ssim_map
 
-__all__ = ["BRAIN_THRESHOLD", "FittingMSSSIMMetric", "MaskedSSIMMetric", "ms_ssim_weights"]
-
-#: intensity (of 1) above which a pixel of a skull-stripped slice counts as brain. Resampling leaves up to 4 of 255 grey
-#: levels around the brain, so that "greater than 0" would count a rim of background.
-BRAIN_THRESHOLD = 0.02
+__all__ = ["FittingMSSSIMMetric", "MaskedSSIMMetric", "ms_ssim_weights"]
 
 # Wang et al. 2003: the weights of the five scales.
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

@@ -18,6 +18,7 @@ from monai_vqprior.networks.codebook import CosineCodebook, EMACodebook
 from monai_vqprior.networks.fsq import FSQCodebook
 from monai_vqprior.networks.gradients import RotationTrick, StraightThrough
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
+from monai_vqprior.networks.predictability import unpredicted_share
 
 __all__ = [
     "AutoencoderVQ",
@@ -31,4 +32,5 @@ __all__ = [
     "PreactivationBlock",
     "RotationTrick",
     "StraightThrough",
+    "unpredicted_share",
 ]

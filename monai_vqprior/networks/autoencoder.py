@@ -23,6 +23,8 @@ from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.codebook import EMACodebook
+from monai_vqprior.networks.predictability import unpredicted_share
+from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
 
 __all__ = ["AutoencoderVQ", "PreactivationBlock"]
 
@@ -157,6 +159,10 @@ class AutoencoderVQ(nn.Module):
             module with their methods.
         background: intensity; the codes do not follow patches without a brighter pixel, of which a brain slice is
             full, so that all codes are spent on the others. None lets them follow every patch.
+        predictability_weight: weight of a loss that makes codes easier to foresee for a prior: the natural logarithm of
+            the share of the variance of encodings that their neighbors do not tell, over patches with a pixel above
+            ``background`` (0.02 where that is None); see
+            :func:`~monai_vqprior.networks.unpredicted_share`. 0 turns it off.
         dropout: probability that a value is dropped inside a residual block.
         use_checkpointing: recompute the residual blocks in the backward pass instead of keeping their activations.
 
@@ -181,6 +187,7 @@ class AutoencoderVQ(nn.Module):
         patch_size: int = 4,
         codebook: nn.Module | None = None,
         background: float | None = None,
+        predictability_weight: float = 0.0,
         dropout: float = 0.0,
         use_checkpointing: bool = False,
     ) -> None:
@@ -195,10 +202,13 @@ class AutoencoderVQ(nn.Module):
             raise InputError(f"in_channels and out_channels must be positive, got {in_channels} and {out_channels}.")
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be in [0, 1), got {dropout}.")
+        if predictability_weight < 0:
+            raise InputError(f"predictability_weight must not be negative, got {predictability_weight}.")
         encoder_blocks = _blocks_per_level("num_encoder_blocks", num_encoder_blocks, len(channels))
         decoder_blocks = _blocks_per_level("num_decoder_blocks", num_decoder_blocks, len(channels))
         self.spatial_dims = spatial_dims
         self.background = background
+        self.predictability_weight = predictability_weight
         quantizer: Any = EMACodebook() if codebook is None else codebook
         self.codebook = quantizer
         self.num_embeddings: int = quantizer.num_embeddings
@@ -297,8 +307,8 @@ class AutoencoderVQ(nn.Module):
             images: (B, in_channels, *spatial).
 
         Returns:
-            in training mode the reconstruction (B, out_channels, *spatial) and the commitment loss; in evaluation mode
-            the reconstruction.
+            in training mode the reconstruction (B, out_channels, *spatial) and the commitment loss, with what else the
+            codebook and ``predictability_weight`` ask of the encodings; in evaluation mode the reconstruction.
         """
         if not self.training:
             return self.decode_samples(self.index_quantize(images))
@@ -306,9 +316,16 @@ class AutoencoderVQ(nn.Module):
         if self.background is None:
             quantized, _, loss = self.codebook(encodings)
         else:
-            brightest = self.brightest(images.amax(1, keepdim=True))  # (B, 1, *grid)
-            quantized, _, loss = self.codebook(encodings, mask=brightest.squeeze(1) > self.background)
+            quantized, _, loss = self.codebook(encodings, mask=self._brighter(images, self.background))
+        if not torch.jit.is_scripting() and self.predictability_weight > 0:  # where nothing is trained
+            threshold = BRAIN_THRESHOLD if self.background is None else self.background
+            share = unpredicted_share(encodings, self._brighter(images, threshold))
+            loss = loss + self.predictability_weight * share.log()
         return self.decode(quantized), loss
+
+    def _brighter(self, images: torch.Tensor, threshold: float) -> torch.Tensor:
+        """Which patches (B, *grid) of images (B, C, *spatial) have a pixel above the threshold."""
+        return self.brightest(images.amax(1, keepdim=True)).squeeze(1) > threshold
 
 
 def _blocks_per_level(name: str, numbers: int | Sequence[int], levels: int) -> tuple[int, ...]:

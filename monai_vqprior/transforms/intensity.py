@@ -18,7 +18,11 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 
-__all__ = ["BytesToUnit", "BytesToUnitd", "UnitToBytes"]
+__all__ = ["BRAIN_THRESHOLD", "BytesToUnit", "BytesToUnitd", "UnitToBytes"]
+
+#: intensity (of 1) above which a pixel of a skull-stripped slice counts as brain. Resampling leaves up to 4 of 255 grey
+#: levels around the brain, so that "greater than 0" would count a rim of background.
+BRAIN_THRESHOLD = 0.02
 
 
 class UnitToBytes(Transform):

@@ -22,6 +22,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 
 from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock, fold, unfold
 from monai_vqprior.networks.codebook import EMACodebook
+from monai_vqprior.networks.predictability import unpredicted_share
 
 SIZES = {2: (16, 24), 3: (8, 12, 16)}
 
@@ -291,6 +292,27 @@ def test_codes_follow_the_patches_with_a_pixel_above_the_background(spatial_dims
     assert torch.equal(masks[0], expected)
 
 
+@pytest.mark.parametrize("background", [None, 0.5])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_loss_of_predictability(spatial_dims: int, background: float | None) -> None:
+    """Of the patches with a pixel above 0.02, or above the background that is given."""
+    x = images(spatial_dims)
+    x[0, 0][..., :8] = 0.01
+    x[1, 0][..., :4] = 0.3
+    plain, asked = (tiny(spatial_dims, background=background, predictability_weight=w) for w in (0.0, 0.5))
+    patches = x.numpy().reshape(len(x), *(n for side in SIZES[spatial_dims] for n in (side // 4, 4)))
+    brightest = torch.from_numpy(patches.max(tuple(range(2, patches.ndim, 2))))
+    weights = brightest > (0.02 if background is None else background)
+    assert weights.any()
+    assert not weights.all()
+    share = unpredicted_share(asked.encode(x), weights)
+    losses = []
+    for network in (plain, asked):
+        torch.manual_seed(1)  # the codebooks start with draws
+        losses.append(network(x)[1])
+    assert (losses[1] - losses[0]).item() == pytest.approx(0.5 * share.log().item(), rel=1e-4)
+
+
 def test_numbers_of_blocks_one_for_each_level() -> None:
     network = tiny(channels=(16, 16), num_encoder_blocks=(1, 3), num_decoder_blocks=[0, 2])
     blocks = [[isinstance(layer, PreactivationBlock) for layer in half] for half in (network.encoder, network.decoder)]
@@ -377,6 +399,7 @@ def test_bfloat16_autocast_with_channels_last() -> None:
         ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
         ({"num_encoder_blocks": -1}, r"num_encoder_blocks must not be negative, got -1\."),
         ({"in_channels": 0}, "in_channels and out_channels must be positive, got 0 and 1"),
+        ({"predictability_weight": -0.1}, r"predictability_weight must not be negative, got -0\.1\."),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         (
             {"num_encoder_blocks": (1, 2)},
