@@ -36,7 +36,7 @@ def unpredicted_share(encodings: torch.Tensor, weights: torch.Tensor) -> torch.T
         weights: (B, *grid), not negative: how much the prediction of each encoding counts.
 
     Returns:
-        a scalar, float32: near 0 where neighbors tell all, near 1 where they tell nothing.
+        the share, a scalar in float32; near 0 where neighbors tell all, near 1 where they tell nothing.
     """
     dims = encodings.dim() - 2
     with torch.autocast(encodings.device.type, enabled=False):
