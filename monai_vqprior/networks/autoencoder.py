@@ -313,14 +313,15 @@ class AutoencoderVQ(nn.Module):
         if not self.training:
             return self.decode_samples(self.index_quantize(images))
         encodings = self.encode(images)
+        mask: torch.Tensor | None = None
         if self.background is None:
             quantized, _, loss = self.codebook(encodings)
         else:
-            quantized, _, loss = self.codebook(encodings, mask=self._brighter(images, self.background))
+            mask = self._brighter(images, self.background)
+            quantized, _, loss = self.codebook(encodings, mask=mask)
         if not torch.jit.is_scripting() and self.predictability_weight > 0:  # where nothing is trained
-            threshold = BRAIN_THRESHOLD if self.background is None else self.background
-            share = unpredicted_share(encodings, self._brighter(images, threshold))
-            loss = loss + self.predictability_weight * share.log()
+            counted = self._brighter(images, BRAIN_THRESHOLD) if mask is None else mask
+            loss = loss + self.predictability_weight * unpredicted_share(encodings, counted).log()
         return self.decode(quantized), loss
 
     def _brighter(self, images: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -21,6 +21,9 @@ __all__ = ["unpredicted_share"]
 # Added to the squares of the neighbors, as a share of their mean: neighbors are nearly alike, and a batch may have few.
 _RIDGE = 1e-3
 
+# Keeps what is 0 where all is background from being divided by.
+_TINY = 1e-12
+
 
 def unpredicted_share(encodings: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
@@ -51,15 +54,15 @@ def unpredicted_share(encodings: torch.Tensor, weights: torch.Tensor) -> torch.T
         neighbors = torch.cat([padded[everything + window] for window in windows], 1)
         w = weights.reshape(-1, 1).float()  # (N, 1)
         targets, known = (x.movedim(1, -1).flatten(0, -2) for x in (encodings, neighbors))  # (N, D), (N, D * neighbors)
-        total = w.sum().clamp_min(1e-12)
+        total = w.sum().clamp_min(_TINY)
         targets, known = (x - (w * x).sum(0) / total for x in (targets, known))
         with torch.no_grad():
             weighted = (w * known).t()  # (P, N)
             moments = weighted @ known
-            ridge = (_RIDGE * moments.diagonal().mean()).clamp_min(1e-12)
+            ridge = (_RIDGE * moments.diagonal().mean()).clamp_min(_TINY)
             moments.diagonal().add_(ridge)
             # Without a check, which would wait for the device; damped moments can be solved.
             coefficients, _ = torch.linalg.solve_ex(moments, weighted @ targets)
         unexplained = (w * (targets - known @ coefficients).square()).sum()
         variance = (w * targets.square()).sum()
-        return (unexplained + 1e-12) / (variance + 1e-12)
+        return (unexplained + _TINY) / (variance + _TINY)
