@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     _option(sample, "top_p", "draw from the most probable codes that share this probability (default: all)", float)
     _option(sample, "guidance_scale", "above 1: stress the conditions (default: 1)", float)
     _option(sample, "resume", "go on with a run that was cut off, or make it longer", _boolean)
+    _option(sample, "num_workers", "processes that draw on a CPU, for many samples (default: none but this one)", int)
     _option(sample, "condition", "what to draw, such as dementia=Mild_Demented,slice=0.5 (default: anything)")
     _option(sample, "nifti", "write NIfTI files too", _boolean)
     _option(sample, "ckpt", "weights of the VQ-VAE", _path)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.inferers.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
 from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
 from monai_vqprior.inferers.rows import NOTHING, Rows, condition_rows, given_rows, tile_rows
+from monai_vqprior.inferers.workers import map_in_workers
 from monai_vqprior.losses import code_bits
 
 __all__ = ["VQPriorInferer"]
@@ -54,6 +56,9 @@ class VQPriorInferer(Inferer):
         guidance_scale: how much to stress the conditions, not negative; see
             :func:`~monai_vqprior.inferers.guide`. Logits with and without them are computed in one batch of two
             tiles. 1 is the network as it is, at no cost. Needs a network that has seen grids without conditions.
+        num_workers: processes that draw tiles side by side on a CPU, each with one thread; 0 to draw one tile after
+            another in this process. The operations are small, so that two processes draw two tiles in less time than
+            one process with two threads. The samples are those of one thread, whatever the number of workers.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -72,6 +77,7 @@ class VQPriorInferer(Inferer):
         tile_size: int = 16,
         top_p: float | None = None,
         guidance_scale: float = 1.0,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -84,11 +90,14 @@ class VQPriorInferer(Inferer):
             raise InputError(f"top_p must be above 0 and at most 1, got {top_p}.")
         if not 0 <= guidance_scale < math.inf:
             raise InputError(f"guidance_scale must be a number of at least 0, got {guidance_scale}.")
+        if not isinstance(num_workers, int) or num_workers < 0:
+            raise InputError(f"num_workers must be a whole number of at least 0, got {num_workers!r}.")
         self.temperature = temperature
         self.top_k = top_k
         self.tile_size = tile_size
         self.top_p = top_p
         self.guidance_scale = guidance_scale
+        self.num_workers = num_workers
 
     def __call__(
         self,
@@ -198,7 +207,8 @@ class VQPriorInferer(Inferer):
                 for each index; None where the network has none or none is known.
             values: a number for each continuous condition, NaN where it is not known; for all samples or each index.
             spatial_size: size of the grids, for networks that have none of their own.
-            on_position: called after each position of each tile, for a progress bar.
+            on_position: called after each position of each tile, for a progress bar; of a tile that a worker drew, for
+                all of its positions once it is there.
             given: codes to keep, (*grid) for all samples or (number of indices, *grid); of any value where they are
                 not kept.
             mask: True where the given code is kept, False where one is drawn; bool, for all samples or each.
@@ -208,56 +218,102 @@ class VQPriorInferer(Inferer):
 
         Raises:
             ValueError: when an index or the seed is negative, the size is not the network's own, rows, codes or mask
-                have another shape, a code does not exist, or there is no condition to guide by.
+                have another shape, a code does not exist, there is no condition to guide by, or workers are to draw
+                on another device than a CPU.
+        """
+        wanted = list(indices)
+        tiles = self.sample_tiles(network, wanted, seed, labels, values, spatial_size, on_position, given, mask)
+        device = next(network.parameters()).device
+        samples = torch.zeros(len(wanted), *_grid_size(network, spatial_size), dtype=torch.long, device=device)
+        for rows, grids in tiles:
+            samples[rows] = grids
+        return samples
+
+    def sample_tiles(
+        self,
+        network: Any,
+        indices: Iterable[int],
+        seed: int = 0,
+        labels: Rows | None = None,
+        values: Rows | None = None,
+        spatial_size: Sequence[int] | None = None,
+        on_position: Callable[[], object] | None = None,
+        given: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """
+        Draw what :meth:`sample` draws, tile after tile, so that nobody needs to hold all of it.
+
+        The arguments and the errors are those of :meth:`sample`; errors are raised before anything is drawn.
+
+        Returns:
+            an iterator over the tiles: which rows of what :meth:`sample` returns they are, and the grids of these rows,
+            (rows, *grid) int64.
         """
         wanted = list(indices)
         if seed < 0 or any(index < 0 for index in wanted):
             raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
-        own_size = getattr(network, "spatial_size", spatial_size)
-        if own_size is None or (spatial_size is not None and tuple(own_size) != tuple(spatial_size)):
-            raise ValueError(f"spatial_size must be that of the network, {own_size}, got {spatial_size}.")
-        size = tuple(own_size)
+        size = _grid_size(network, spatial_size)
         rows = condition_rows(labels, values, len(wanted), needed=self.guidance_scale != 1)
         rows |= given_rows(given, mask, len(wanted), size, getattr(network, "num_embeddings", None))
+        device = next(network.parameters()).device
+        if self.num_workers and device.type != "cpu":
+            raise InputError(f"num_workers must be 0 on {device.type}, got {self.num_workers}: workers are for a CPU.")
         network.eval()
 
         # An index that comes again is another grid only where the rows may differ.
         differ = any(len(part) > 1 for part in rows.values())
         repeats: Counter[int] = Counter()
-        places = []
-        for index in wanted:
-            places.append((index // self.tile_size, repeats[index], index % self.tile_size))
+        tiles: dict[tuple[int, int], list[tuple[int, int]]] = {}  # the rows that are asked for, and their places
+        for row, index in enumerate(wanted):
+            tile, place = divmod(index, self.tile_size)
+            tiles.setdefault((tile, repeats[index]), []).append((row, place))
             repeats[index] += differ
-        tiles: dict[tuple[int, int], dict[int, int]] = {}  # row of each place that is asked for
-        for row, (tile, repeat, place) in enumerate(places):
-            tiles.setdefault((tile, repeat), {})[place] = row
-        grids = {
-            key: self._sample_tile(network, key[0], seed, tile_rows(rows, row_of, self.tile_size), size, on_position)
-            for key, row_of in sorted(tiles.items())
-        }
-        drawn = [grids[tile, repeat][place] for tile, repeat, place in places]
-        return torch.stack(drawn) if drawn else torch.zeros(0, *size, dtype=torch.long)
+        return self._draw(network, seed, rows, size, [(tile, tiles[tile, n]) for tile, n in sorted(tiles)], on_position)
 
+    def _draw(
+        self,
+        network: Any,
+        seed: int,
+        rows: Mapping[str, torch.Tensor],
+        size: tuple[int, ...],
+        tiles: Sequence[tuple[int, list[tuple[int, int]]]],
+        on_position: Callable[[], object] | None,
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """What :meth:`sample_tiles` returns, of tiles with the rows that are asked for and their places."""
+        report = on_position or (lambda: None)
+        if self.num_workers:
+            drawn = map_in_workers(partial(self._sample_tile, network, seed, rows, size), tiles, self.num_workers)
+        else:
+            drawn = (self._sample_tile(network, seed, rows, size, tile, report) for tile in tiles)
+        for (_, pairs), grids in zip(tiles, drawn, strict=True):
+            if self.num_workers:
+                for _ in range(math.prod(size)):
+                    report()
+            yield [row for row, _ in pairs], grids[[place for _, place in pairs]]
+
+    @torch.no_grad()
     def _sample_tile(
         self,
         network: Any,
-        tile: int,
         seed: int,
-        rows: dict[str, torch.Tensor],
+        rows: Mapping[str, torch.Tensor],
         size: tuple[int, ...],
-        on_position: Callable[[], object] | None,
+        tile: tuple[int, list[tuple[int, int]]],
+        on_position: Callable[[], object] | None = None,
     ) -> torch.Tensor:
-        """All grids of a tile, (tile_size, *grid)."""
+        """All grids of a tile, (tile_size, *grid), of which some are asked for, by row and place."""
         device = next(network.parameters()).device
         number = self.tile_size
         length = math.prod(size)
-        members = range(tile * number, (tile + 1) * number)
-        uniforms = np.stack([sample_uniforms(seed, index, length) for index in members], axis=1)
+        first, asked = tile[0] * number, tile[1]
+        conditions = tile_rows(rows, {place: row for row, place in asked}, number)
+        uniforms = np.stack([sample_uniforms(seed, first + place, length) for place in range(number)], axis=1)
         draws = torch.from_numpy(uniforms).to(device)  # (positions, tile)
 
         kept: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * length  # mask and codes (tile,)
-        if "mask" in rows:
-            mask, given = (rows.pop(name).flatten(1).t() for name in ("mask", "given"))  # (positions, tile)
+        if "mask" in conditions:
+            mask, given = (conditions.pop(name).flatten(1).t() for name in ("mask", "given"))  # (positions, tile)
             some = mask.any(1).tolist()
             pairs = zip(mask.to(device), given.to(device), strict=True)
             kept = [pair if any_kept else None for pair, any_kept in zip(pairs, some, strict=True)]
@@ -273,9 +329,10 @@ class VQPriorInferer(Inferer):
             return codes.repeat(2) if guided else codes
 
         if guided:  # the same samples once more, with no condition
-            rows = {name: torch.cat([part, torch.full_like(part, NOTHING[name])]) for name, part in rows.items()}
+            nothing = {name: torch.full_like(part, NOTHING[name]) for name, part in conditions.items()}
+            conditions = {name: torch.cat([part, nothing[name]]) for name, part in conditions.items()}
             number *= 2
-        conditions = {name: part.to(device) for name, part in rows.items()}
+        conditions = {name: part.to(device) for name, part in conditions.items()}
         if hasattr(network, "generate"):
             grids = network.generate(choose, number, **conditions)
         else:
@@ -302,6 +359,14 @@ class VQPriorInferer(Inferer):
         if self.top_p is not None and self.top_p < 1:
             probabilities = keep_top_p(probabilities, self.top_p)
         return draw_codes(probabilities, uniforms)
+
+
+def _grid_size(network: Any, spatial_size: Sequence[int] | None) -> tuple[int, ...]:
+    """Size of the grids of a network: its own, or what was given for one that has none."""
+    own_size = getattr(network, "spatial_size", spatial_size)
+    if own_size is None or (spatial_size is not None and tuple(own_size) != tuple(spatial_size)):
+        raise ValueError(f"spatial_size must be that of the network, {own_size}, got {spatial_size}.")
+    return tuple(own_size)
 
 
 def _generate_plainly(

@@ -114,15 +114,13 @@ def write_samples(
             leave=False,
             disable=processes.rank > 0,
         ) as bar:
-            for tile in todo:
-                rows = {
-                    name: part[tile.start : tile.stop] if len(part) > 1 else part for name, part in conditions.items()
-                }
-                grids = inferer.sample(
-                    prior, tile, seed, rows.get("labels"), rows.get("values"), on_position=lambda: bar.update()
-                )
-                for index, image in zip(tile, _decode(autoencoder, grids, number), strict=True):
-                    _write(output, index, image, nifti)
+            indices = [index for tile in todo for index in tile]
+            asked = {name: part[indices] if len(part) > 1 else part for name, part in conditions.items()}
+            for rows, grids in inferer.sample_tiles(
+                prior, indices, seed, asked.get("labels"), asked.get("values"), on_position=lambda: bar.update()
+            ):
+                for row, image in zip(rows, _decode(autoencoder, grids, number), strict=True):
+                    _write(output, indices[row], image, nifti)
         processes.wait()
         if processes.rank == 0:
             sheet = _write_sheet(output, min(num_samples, _MOST_PICTURES))

@@ -109,6 +109,17 @@ def test_a_sample_is_the_same_among_few_or_many(tmp_path: Path, prior: GatedPixe
         assert path.read_bytes() == (tmp_path / "many" / "samples" / path.name).read_bytes()
 
 
+def test_workers_write_the_same_files(tmp_path: Path, prior: GatedPixelCNN) -> None:
+    for num_workers in (0, 2):
+        inferer = VQPriorInferer(tile_size=2, num_workers=num_workers)
+        write_samples(
+            tmp_path / str(num_workers), Blocks(), prior, inferer, num_samples=5, values=[[i] for i in range(5)]
+        )
+    one, other = (sorted((tmp_path / folder / "samples").iterdir()) for folder in ("0", "2"))
+    assert [path.name for path in one] == [path.name for path in other]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
 def test_conditions_and_seed_reach_the_prior(tmp_path: Path, prior: GatedPixelCNN) -> None:
     settings = [{}, {"seed": 1}, {"labels": [0]}, {"labels": [1]}, {"values": [0.5]}, {"values": [-3.0]}]
     sheets = []
