@@ -77,7 +77,7 @@ STUDY: dict[str, dict[str, Any]] = {
     "network: no encoder blocks": {"num_encoder_blocks": 0},
     # the loss
     "loss: without predictability": {"predictability_weight": 0.0},
-    "loss: predictability 0.002": {"predictability_weight": 0.002},
+    "loss: predictability 0.006": {"predictability_weight": 0.006},
     "loss: L1": {f"{LOSS}#ssim_weight": 0.0},
     "loss: SSIM": {f"{LOSS}#l1_weight": 0.0},
     "loss: L1 and SSIM": {f"{LOSS}#ssim_weight": 1.0, f"{CODEBOOK}#entropy_weight": 0.02},

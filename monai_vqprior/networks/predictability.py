@@ -27,7 +27,7 @@ _TINY = 1e-12
 
 def unpredicted_share(encodings: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
-    Share of the variance of encodings that no linear prediction from their neighbors explains.
+    Share of the variance of (quantized) encodings that no linear prediction from their neighbors explains.
 
     The neighbors are those that a prior knows, the ones before in raster order: in two dimensions to the left and the
     three above. The prediction is the best one for this very batch, by least squares with a little damping, so nothing
