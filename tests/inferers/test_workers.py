@@ -24,6 +24,9 @@ from monai_vqprior.networks import GatedPixelCNN
 
 MakePrior = Callable[..., GatedPixelCNN]
 
+# What PyTorch says on a machine with fewer cores than workers.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:

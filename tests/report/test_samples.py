@@ -109,6 +109,7 @@ def test_a_sample_is_the_same_among_few_or_many(tmp_path: Path, prior: GatedPixe
         assert path.read_bytes() == (tmp_path / "many" / "samples" / path.name).read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_workers_write_the_same_files(tmp_path: Path, prior: GatedPixelCNN) -> None:
     for num_workers in (0, 2):
         inferer = VQPriorInferer(tile_size=2, num_workers=num_workers)
