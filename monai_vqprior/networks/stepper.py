@@ -21,22 +21,18 @@ import torch.nn.functional as F
 
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
+from monai_vqprior.networks.row_convolution import RowConvolution, matrix_and_1, row_convolution
 
 __all__ = ["HeadStepper", "PositionStepper", "RowStepper"]
-
-#: float32 numbers in a cache line; a matrix product is some percent slower where rows begin within one.
-_CACHE_LINE = 16
 
 
 class RowStepper:
     """
     The last but one stack of all layers, one row after another along its axis, and what it tells the last stack.
 
-    All positions of a row are computed at once. They are the first axis of all buffers, the grids the second, so what a
-    tap of the kernel sees is a block of consecutive memory: the row itself, or all but its first or last positions
-    where the tap looks aside. A convolution is then a sum of matrix products, without a copy and without the zeros
-    around the grid. As in :class:`PositionStepper`, one tanh serves both nonlinearities, and a constant 1 behind the
-    features brings in the bias.
+    All positions of a row are computed at once, by the products of a :class:`RowConvolution`. As in
+    :class:`PositionStepper`, one tanh serves both nonlinearities, and a constant 1 behind the features brings in the
+    bias.
 
     Args:
         layers: the layers of a prior; read once, so that later changes of their weights do not count.
@@ -55,11 +51,15 @@ class RowStepper:
         last = len(layers[0].convs) - 1
         own = last - 1
         length = spatial_size[-1]
-        first = cast(CausalConv, layers[0].convs[own])
-        past, self._halves = first.past, _halves(_weights(first.conv)[1])
-        # Positions aside that a tap looks at, the one straight ahead first; none beyond the width of the grid.
-        offsets = sorted((o for o in range(-past, past + 1) if abs(o) < length), key=abs)
-        self._taps: list[list[list[torch.Tensor]]] = []  # of each layer, row back in time and offset: (C, 2C)
+        self._shape = length, batch_size
+        self._halves = _halves(_weights(cast(CausalConv, layers[0].convs[own]).conv)[1])
+        channels = len(self._halves) // 2
+        self._gate_and_1 = matrix_and_1(length * batch_size, 2 * channels, self._halves)
+        self._gate = self._gate_and_1[:, :-1]
+        self._content, self._control = self._gate.split(channels, 1)
+        self._gated = matrix_and_1(length * batch_size, channels, self._halves)
+        self._features = self._gated[:, :-1]
+        self._convs: list[RowConvolution] = []
         self._link: list[torch.Tensor] = []  # (2C + 1, 2C)
         self._out: list[torch.Tensor] = []  # (C + 1, C), of all layers but the last
         self._conditions: list[torch.Tensor | None] = []  # (B, 2C)
@@ -67,12 +67,9 @@ class RowStepper:
             weight, bias = _weights(cast(CausalConv, layer.convs[own]).conv)
             link, link_bias = _weights(layer.links[own])
             next_bias = _weights(cast(CausalConv, layer.convs[last]).conv)[1]
-            channels = weight.shape[1]
             # Of size 1 along all axes before these two: (2C, C, past + 1, width) -> (past + 1, width, C, 2C).
             kernel = weight.view(2 * channels, channels, *weight.shape[-2:]).permute(2, 3, 1, 0) * self._halves
-            taps = [[row[past + offset].contiguous() for offset in offsets] for row in kernel.unbind(0)[::-1]]
-            taps[0][0] = torch.cat([taps[0][0], (bias * self._halves)[None]])  # (C + 1, 2C)
-            self._taps.append(taps)
+            self._convs.append(row_convolution(kernel, bias * self._halves, self._gate, batch_size))
             # The gate comes in with halved control, and the last stack wants its own so.
             weights = link.flatten(1).t() / self._halves[:, None]
             self._link.append(torch.cat([weights, (link_bias + next_bias)[None]]) * self._halves)
@@ -81,33 +78,13 @@ class RowStepper:
             out, out_bias = _weights(layer.outs[own])
             self._out.append(torch.cat([0.5 * out.flatten(1).t(), out_bias[None]]))
 
-        self._shape = length, batch_size
-        # The gate of a row, and of each layer's input the present row and those before it that it sees, in turn.
-        self._gate_and_1 = self._row_and_1(2 * channels)
-        self._gate = self._gate_and_1[:, :-1]
-        self._content, self._control = self._gate.split(channels, 1)
-        rows = [[self._row_and_1(channels) for _ in range(past + 1)] for _ in layers]
-        self._inputs = [[row[:, :-1] for row in of_layer] for of_layer in rows]
-        self._inputs_and_1 = rows
-        # For each of these rows and each offset, the part of the gate that has such neighbors, and the neighbors.
-        self._windows = [[[self._aside(row, o) for o in offsets] for row in of_layer] for of_layer in self._inputs]
-        self._gated = self._row_and_1(channels)
-        self._features = self._gated[:, :-1]
-        #: what the row tells each layer of the last stack, (L, B, 2C): bias and condition of its gate are in it.
-        self.contexts = [self._link[0].new_zeros(*self._shape, 2 * channels) for _ in layers]
-
-    def _row_and_1(self, channels: int) -> torch.Tensor:
-        """(L * B, channels + 1) with a 1 behind each position, and each position on a cache line of its own."""
-        row = self._link[0].new_zeros(math.prod(self._shape), channels + _CACHE_LINE)[:, : channels + 1]
-        row[:, channels] = 1
-        return row
-
-    def _aside(self, row: torch.Tensor, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The positions of the gate that have a neighbor at this offset, and these neighbors in a row (L * B, C)."""
-        shifted = abs(offset) * self._shape[1]
-        if offset < 0:
-            return self._gate[shifted:], row[: len(row) - shifted]
-        return self._gate[: len(row) - shifted], row[shifted:]
+        self._contexts = [self._halves.new_zeros(*self._shape, 2 * channels) for _ in layers]
+        order = self._convs[0].order
+        self._order = torch.tensor(order, device=self._halves.device)
+        places = sorted(range(length), key=order.__getitem__)
+        #: what a row tells each layer of the last stack at each of its positions, (B, 2C): bias and condition of the
+        #: gate there are in it.
+        self.contexts = [[context[place] for place in places] for context in self._contexts]
 
     def step(self, row: int, x: torch.Tensor, links: Sequence[torch.Tensor | None]) -> None:
         """
@@ -119,30 +96,22 @@ class RowStepper:
             links: what the stack before says to each layer at this row, (B, 2C, 1, ..., L), or None for the first
                 stack.
         """
-        number = len(self._inputs[0])
-        present = row % number
         gate = self._gate
-        self._inputs[0][present].view(*self._shape, -1).copy_(x)
-        for i, (link, condition) in enumerate(zip(links, self._conditions, strict=True)):
-            taps = self._taps[i]
-            torch.mm(self._inputs_and_1[i][present], taps[0][0], out=gate)
-            for (part, window), tap in zip(self._windows[i][present][1:], taps[0][1:], strict=True):
-                part.addmm_(window, tap)
-            for back in range(1, min(row + 1, number)):
-                for (part, window), tap in zip(self._windows[i][(row - back) % number], taps[back], strict=True):
-                    part.addmm_(window, tap)
+        self._convs[0].inputs(row).view(*self._shape, -1).copy_(x[self._order])
+        for i, (conv, link, condition) in enumerate(zip(self._convs, links, self._conditions, strict=True)):
+            conv.step(row)
             if condition is not None:
                 gate.view(*self._shape, -1).add_(condition)
             if link is not None:
-                gate.view(*self._shape, -1).addcmul_(link.flatten(2).permute(2, 0, 1), self._halves)
-            context = self.contexts[i]
+                gate.view(*self._shape, -1).addcmul_(link.flatten(2).permute(2, 0, 1)[self._order], self._halves)
+            context = self._contexts[i]
             torch.mm(self._gate_and_1, self._link[i], out=context.flatten(0, 1))
             if condition is not None:
                 context.add_(condition)
             if i < len(self._out):
                 gate.tanh_()
                 torch.addcmul(self._content, self._content, self._control, out=self._features)
-                torch.addmm(self._inputs[i][present], self._gated, self._out[i], out=self._inputs[i + 1][present])
+                torch.addmm(conv.inputs(row), self._gated, self._out[i], out=self._convs[i + 1].inputs(row))
 
 
 class PositionStepper:
@@ -166,11 +135,11 @@ class PositionStepper:
         self,
         layers: Sequence[GatedLayer],
         attentions: Sequence[CausalAttention | None],
-        contexts: Sequence[torch.Tensor],
+        contexts: Sequence[Sequence[torch.Tensor]],
         spatial_size: Sequence[int],
         keep_gated: bool,
     ) -> None:
-        length, batch_size = contexts[0].shape[:2]
+        length, batch_size = len(contexts[0]), len(contexts[0][0])
         self._attentions = attentions
         self._attended = [None if a is None else a.start(batch_size, math.prod(spatial_size)) for a in attentions]
         self._has_attention = any(a is not None for a in attentions)
@@ -187,7 +156,7 @@ class PositionStepper:
             self._into_gate.append((window.t() if self._one else window).contiguous())
             self._out.append(torch.cat([0.5 * out.flatten(1).t(), out_bias[None]]))
 
-        like = contexts[0].new_zeros
+        like = contexts[0][0].new_zeros
         past = cast(CausalConv, layers[0].convs[last]).past
         # Layer i reads buffer i and writes buffer i + 1; the first entries are the zeros before a line.
         buffers = [like(batch_size, past + length, channels) for _ in range(len(layers) + 1)]
@@ -202,12 +171,12 @@ class PositionStepper:
         self._features = [place[:, :channels] for place in self._gated]
         self._inputs = list(zip(*(x[:, past:].unbind(1) for x in buffers), strict=True))
 
-        def views(context: torch.Tensor, x: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        def views(context: Sequence[torch.Tensor], x: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
             windows = x.as_strided((length, batch_size, width), (channels, x.stride(0), 1))
-            halves = [half.unbind(0) for half in context.split(channels, 2)]
+            halves = [gate.split(channels, 1) for gate in context]
             if self._one:
-                context, windows = context[:, 0], windows[:, 0]
-            return list(zip(context.unbind(0), *halves, windows.unbind(0), strict=True))
+                context, windows = [gate[0] for gate in context], windows[:, 0]
+            return [(gate, *half, window) for gate, half, window in zip(context, halves, windows, strict=True)]
 
         # For each position and layer: the gate, its two halves, and the window.
         self._steps = list(zip(*map(views, contexts, buffers[:-1]), strict=True))

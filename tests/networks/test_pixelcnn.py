@@ -30,7 +30,7 @@ NAN = math.nan
 NETWORKS = {
     "2-D": {"spatial_dims": 2, "spatial_size": (3, 4)},
     "2-D, kernel 5": {"spatial_dims": 2, "spatial_size": (4, 3), "kernel_size": 5},
-    "2-D, conditional": {"spatial_dims": 2, "spatial_size": (3, 3), "num_classes": [3, 2], "num_values": 2},
+    "2-D, conditional": {"spatial_dims": 2, "spatial_size": (3, 4), "num_classes": [3, 2], "num_values": 2},
     "2-D, one row": {"spatial_dims": 2, "spatial_size": (1, 5)},
     "2-D, one column": {"spatial_dims": 2, "spatial_size": (5, 1), "num_values": 1},
     "2-D, attention": {"spatial_dims": 2, "spatial_size": (3, 4), "attention_every": 2, "num_heads": 3},
@@ -38,7 +38,7 @@ NETWORKS = {
     "2-D, position logits": {"spatial_dims": 2, "spatial_size": (3, 4), "position_logits": True},
     "3-D": {"spatial_dims": 3, "spatial_size": (2, 3, 2)},
     "3-D, kernel 5": {"spatial_dims": 3, "spatial_size": (3, 2, 3), "kernel_size": 5},
-    "3-D, conditional": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "num_classes": [2], "num_values": 1},
+    "3-D, conditional": {"spatial_dims": 3, "spatial_size": (2, 3, 2), "num_classes": [2], "num_values": 1},
     "3-D, attention": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "attention_every": 1, "num_heads": 2},
     "3-D, all": {
         "spatial_dims": 3,
@@ -158,10 +158,11 @@ def test_probabilities_of_all_grids_sum_to_one(options: dict[str, object]) -> No
 
 @each_network
 @pytest.mark.parametrize("conditional", [True, False])
-def test_generate_visits_the_logits_of_forward(options: dict[str, object], conditional: bool) -> None:
+@pytest.mark.parametrize("batch", [4, 128])
+def test_generate_visits_the_logits_of_forward(options: dict[str, object], conditional: bool, batch: int) -> None:
     network = prior(**options).float()
-    codes = grids(network, 4)
-    labels, values = conditions(network, 4) if conditional else (None, None)
+    codes = grids(network, batch)
+    labels, values = conditions(network, batch) if conditional else (None, None)
     with torch.no_grad():
         expected = network(codes, labels, values)
     filled, logits = generated(network, codes, labels, values)
@@ -177,7 +178,7 @@ def test_generate_visits_the_logits_of_forward(options: dict[str, object], condi
     num_classes=st.lists(st.integers(1, 3), max_size=2),
     num_values=st.integers(0, 2),
     attention_every=st.integers(0, 3),
-    batch=st.integers(1, 3),
+    batch=st.sampled_from([1, 2, 3, 128]),  # many grids are convolved otherwise
 )
 def test_generate_equals_forward_for_any_network(
     size: list[int],

@@ -1,0 +1,175 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+__all__ = ["DirectRowConvolution", "RowConvolution", "WinogradRowConvolution", "matrix_and_1", "row_convolution"]
+
+#: float32 numbers in a cache line; a matrix product is some percent slower where rows begin within one.
+_CACHE_LINE = 16
+#: Fewer pairs of positions than these, and the products that Winograd's way saves cost no more than its additions.
+_FEW_PAIRS = 64
+
+
+class RowConvolution(Protocol):
+    """
+    A causal convolution over rows that come one after another, as a sum of matrix products.
+
+    The positions of a row, each of all grids, are the rows of a matrix. What a tap of the kernel sees of a row of
+    positions is then a block of consecutive memory, and no product needs a copy or the zeros around the grid.
+    """
+
+    #: places in the row of the positions of the matrices, in which they are stored.
+    order: list[int]
+
+    def inputs(self, row: int) -> torch.Tensor:
+        """Where to put the input of a row before :meth:`step`, (L * B, C), as it stays until the next row."""
+        ...
+
+    def step(self, row: int) -> None:
+        """
+        Convolve a row with those before it, and overwrite the gate.
+
+        Args:
+            row: number of the row; the rows before it have been passed. 0 begins another plane.
+        """
+        ...
+
+
+def row_convolution(kernel: torch.Tensor, bias: torch.Tensor, gate: torch.Tensor, batch_size: int) -> RowConvolution:
+    """
+    The faster way to convolve rows.
+
+    Args:
+        kernel: (past + 1, 2 * past + 1, C, D), the present row last.
+        bias: (D,).
+        gate: where the outcome goes, (L * B, D) for rows of L positions.
+        batch_size: grids, B.
+    """
+    if len(kernel) == 2 and len(gate) // batch_size % 2 == 0 and len(gate) >= 2 * _FEW_PAIRS:
+        return WinogradRowConvolution(kernel, bias, gate, batch_size)
+    return DirectRowConvolution(kernel, bias, gate, batch_size)
+
+
+def matrix_and_1(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
+    """(rows, columns + 1) with a 1 at the end of each row, and each row on a cache line of its own."""
+    matrix = like.new_zeros(rows, columns + _CACHE_LINE)[:, : columns + 1]
+    matrix[:, columns] = 1
+    return matrix
+
+
+class DirectRowConvolution:
+    """
+    One product for each tap, of all positions that have a neighbor there. A :class:`RowConvolution`, with the arguments
+    of :func:`row_convolution`.
+    """
+
+    def __init__(self, kernel: torch.Tensor, bias: torch.Tensor, gate: torch.Tensor, batch_size: int) -> None:
+        length = len(gate) // batch_size
+        self.order = list(range(length))
+        self._gate = gate
+        past = len(kernel) - 1
+        # Positions aside that a tap looks at, the one straight ahead first; none beyond the width of the grid.
+        offsets = sorted((o for o in range(-past, past + 1) if abs(o) < length), key=abs)
+        # Of each row back in time and each offset, (C, D).
+        self._taps = [[row[past + offset].contiguous() for offset in offsets] for row in kernel.unbind(0)[::-1]]
+        # A constant 1 behind what lies straight ahead brings in the bias.
+        self._ahead_and_bias = torch.cat([self._taps[0].pop(0), bias[None]])  # (C + 1, D)
+        # The present row and those before it that it sees, in turn.
+        self._rows_and_1 = [matrix_and_1(len(gate), kernel.shape[2], kernel) for _ in range(past + 1)]
+        self._rows = [row[:, :-1] for row in self._rows_and_1]
+        # For each of these rows and each offset, the part of the gate that has such neighbors, and the neighbors.
+        self._windows = [[self._aside(row, offset * batch_size) for offset in offsets] for row in self._rows]
+
+    def _aside(self, row: torch.Tensor, shift: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if shift < 0:
+            return self._gate[-shift:], row[:shift]
+        return self._gate[: len(row) - shift], row[shift:]
+
+    def inputs(self, row: int) -> torch.Tensor:
+        return self._rows[row % len(self._rows)]
+
+    def step(self, row: int) -> None:
+        number = len(self._rows)
+        torch.mm(self._rows_and_1[row % number], self._ahead_and_bias, out=self._gate)
+        for (part, window), tap in zip(self._windows[row % number][1:], self._taps[0], strict=True):
+            part.addmm_(window, tap)
+        for back in range(1, min(row + 1, number)):
+            for (part, window), tap in zip(self._windows[(row - back) % number], self._taps[back], strict=True):
+                part.addmm_(window, tap)
+
+
+class WinogradRowConvolution:
+    """
+    Two rows of three taps, the outputs of two neighbors from four products in the place of six: the minimal filtering
+    F(2, 3) of Winograd, as in Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016),
+    https://arxiv.org/abs/1509.09308. A :class:`RowConvolution`, with the arguments of :func:`row_convolution`.
+
+    Of the inputs a, b, c, d of two positions b, c and their neighbors, the products are those of a - c, b + c, c - b
+    and b - d; the first goes to the output of b alone, the last to that of c alone, the others to both. The products
+    of the row before are added before they are put together. Positions are stored the second ones of the pairs first,
+    with zeros at both ends, so that a, b, c and d of all pairs are blocks of consecutive memory.
+
+    Raises:
+        ValueError: when the kernel is not of two rows of three, or the row has a position without a partner.
+    """
+
+    def __init__(self, kernel: torch.Tensor, bias: torch.Tensor, gate: torch.Tensor, batch_size: int) -> None:
+        length, pairs = len(gate) // batch_size, len(gate) // 2
+        if kernel.shape[:2] != (2, 3) or length % 2:
+            raise ValueError(
+                f"the kernel must have 2 x 3 taps and the row pairs, got {tuple(kernel.shape[:2])} and {length}."
+            )
+        self.order = [*range(1, length, 2), *range(0, length, 2)]
+        channels, outputs = kernel.shape[2:]
+        # Of the present row and of the row before, what each of the four products is taken with, (C, D).
+        self._weights = []
+        for left, middle, right in kernel.contiguous().unbind(0)[::-1]:
+            both, difference = (left + middle + right) / 2, (left - middle + right) / 2
+            self._weights.append([left.contiguous(), both, difference, -right])
+        # The sum of b and c goes to both outputs as it is, and a constant 1 behind it brings in the bias.
+        self._weights[0][1] = torch.cat([self._weights[0][1], bias[None]])  # (C + 1, D)
+        zeros = kernel.new_zeros(2 * (pairs + batch_size), channels)
+        self._inputs = zeros[batch_size:-batch_size]
+        c, b = self._inputs.split(pairs)
+        self._neighbors = zeros[:pairs], b, c, zeros[-pairs:]
+        # a - c, b + c, c - b and b - d of the present row and of the row before, in turn; the sums also with their 1.
+        self._sums_and_1 = [matrix_and_1(pairs, channels, kernel) for _ in range(2)]
+        empty = kernel.new_zeros(2, 3, pairs, channels)
+        self._parts = [(x[0], sums[:, :-1], x[1], x[2]) for x, sums in zip(empty, self._sums_and_1, strict=True)]
+        self._total, self._change = kernel.new_zeros(2, pairs, outputs)
+        self._of_c, self._of_b = gate.split(pairs)
+
+    def inputs(self, row: int) -> torch.Tensor:
+        return self._inputs
+
+    def step(self, row: int) -> None:
+        a, b, c, d = self._neighbors
+        parts, weights = self._parts[row % 2], self._weights[0]
+        torch.sub(a, c, out=parts[0])
+        torch.add(b, c, out=parts[1])
+        torch.sub(c, b, out=parts[2])
+        torch.sub(b, d, out=parts[3])
+        torch.mm(self._sums_and_1[row % 2], weights[1], out=self._total)
+        torch.mm(parts[2], weights[2], out=self._change)
+        before, older = self._parts[(row + 1) % 2], self._weights[1]
+        if row > 0:
+            self._total.addmm_(before[1], older[1])
+            self._change.addmm_(before[2], older[2])
+        torch.add(self._total, self._change, out=self._of_b).addmm_(parts[0], weights[0])
+        torch.sub(self._total, self._change, out=self._of_c).addmm_(parts[3], weights[3])
+        if row > 0:
+            self._of_b.addmm_(before[0], older[0])
+            self._of_c.addmm_(before[3], older[3])
