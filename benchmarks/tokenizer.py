@@ -33,6 +33,7 @@ from benchmarks.memory import peak_megabytes
 from benchmarks.study import STUDY
 from benchmarks.training import bundle_parser, run_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
+from monai_vqprior.engines import keep_freed_memory
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import TokenizerLoss
 from monai_vqprior.metrics import BRAIN_THRESHOLD, MaskedSSIMMetric, count_codes, perplexity
@@ -237,6 +238,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> float:
 def scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Time and memory of a training step against image size and batch, beside MONAI's network at the same sizes."""
     device = torch.device(options.device)
+    keep_freed_memory()
     side = 4096
     factor = torch.randn(side, side, device=device, dtype=BFLOAT16)
     peak = 2 * side**3 / seconds_of(lambda: factor @ factor, device, options.repeats)

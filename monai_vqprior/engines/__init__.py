@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
 from monai_vqprior.engines.checkpoints import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
+from monai_vqprior.engines.memory import keep_freed_memory
 from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
 from monai_vqprior.engines.setup import (
     check_conditions,
@@ -44,6 +45,7 @@ __all__ = [
     "find_checkpoint",
     "fingerprint",
     "joined_processes",
+    "keep_freed_memory",
     "load_weights",
     "mixed_precision",
     "read_checkpoint",

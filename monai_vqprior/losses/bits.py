@@ -31,7 +31,9 @@ def code_bits(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, *grid) float32, in bits.
     """
-    return F.cross_entropy(logits.float(), codes.long(), reduction="none") / math.log(2)
+    # Codes as the last axis: in channels_last the logits lie so already, and are not copied.
+    rows = logits.float().movedim(1, -1).flatten(0, -2)  # (positions of all grids, K)
+    return F.cross_entropy(rows, codes.long().flatten(), reduction="none").view(codes.shape) / math.log(2)
 
 
 class BitsPerCodeLoss(nn.Module):
