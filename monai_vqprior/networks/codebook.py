@@ -68,9 +68,10 @@ def nearest_code(vectors: torch.Tensor, codes: torch.Tensor, distances_at_once: 
             rows = number
         elif torch.compiler.is_compiling():
             rows = max(rows, -(-number // _UNROLLED_CHUNKS))
+    # On a CPU min is more than twice as fast as argmin; of equal ones both take the first.
     if number <= rows:
-        return torch.addmm(squared_norms, vectors, transposed, alpha=-2.0).argmin(1)
-    chunks = [torch.addmm(squared_norms, v, transposed, alpha=-2.0).argmin(1) for v in vectors.split(rows)]
+        return torch.addmm(squared_norms, vectors, transposed, alpha=-2.0).min(1)[1]
+    chunks = [torch.addmm(squared_norms, v, transposed, alpha=-2.0).min(1)[1] for v in vectors.split(rows)]
     return torch.cat(chunks)
 
 
