@@ -197,8 +197,9 @@ def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:
 def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:
     """What ``vqprior`` does with conditions, by MONAI's command: names are fitted anew, or settings are passed on."""
     options = {**SMALL, **SMALL_PRIOR, "ckpt": trained / "models" / "model.pt"}
+    conditions = "[ventricle_size,slice]"
     printed = monai_run(
-        "train_prior", tmp_path, dataset_dir=phantom, max_epochs=1, conditions="[ventricle_size,slice]", **options
+        "train_prior", tmp_path, dataset_dir=phantom, max_epochs=1, conditions=conditions, prior_views=2, **options
     )
     assert "conditions: ventricle_size (mean" in printed
     settings = json.loads((tmp_path / "output" / "models" / "settings.json").read_text())

@@ -131,20 +131,34 @@ class CodeGridDataset(Dataset):
     Args:
         grids: (N, *grid) integers, as :func:`monai_vqprior.inferers.encode_grids` makes them.
         data: for each grid a dictionary with further items, such as labels; none by default.
+        views: (V, N, *grid), grids of changed slices, as :func:`monai_vqprior.inferers.encode_views` makes them: half
+            of the times that a grid is asked for, one of its views is drawn by PyTorch's random numbers and given in
+            its place. None for no views.
 
     Raises:
-        ValueError: when there are not as many dictionaries as grids.
+        ValueError: when there are not as many dictionaries as grids, or the views are not of these grids.
     """
 
-    def __init__(self, grids: torch.Tensor, data: Sequence[Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        grids: torch.Tensor,
+        data: Sequence[Mapping[str, Any]] | None = None,
+        views: torch.Tensor | None = None,
+    ) -> None:
         items = [{} for _ in range(len(grids))] if data is None else [dict(item) for item in data]
         if len(items) != len(grids):
             raise ValueError(f"data must have an entry for each of the {len(grids)} grids, got {len(items)}.")
+        if views is not None and (not len(views) or views.shape[1:] != grids.shape):
+            raise ValueError(f"views must be (V, {', '.join(map(str, grids.shape))}), got {tuple(views.shape)}.")
         super().__init__(items)
         self.grids = grids
+        self.views = views
 
     def _transform(self, index: int) -> Any:
-        return {**self.data[index], "codes": self.grids[index].long()}
+        grid = self.grids[index]
+        if self.views is not None and torch.rand(()) < 0.5:
+            grid = self.views[int(torch.randint(len(self.views), ())), index]
+        return {**self.data[index], "codes": grid.long()}
 
 
 def mean_image(dataset: SliceDataset) -> torch.Tensor:

@@ -14,7 +14,13 @@ from __future__ import annotations
 from monai_vqprior.inferers.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
 from monai_vqprior.inferers.likelihood import code_log_likelihood, code_map, reading_order
 from monai_vqprior.inferers.prior import VQPriorInferer
-from monai_vqprior.inferers.tokenizer import ConstantInferer, MixedPrecisionInferer, TokenizerInferer, encode_grids
+from monai_vqprior.inferers.tokenizer import (
+    ConstantInferer,
+    MixedPrecisionInferer,
+    TokenizerInferer,
+    encode_grids,
+    encode_views,
+)
 
 __all__ = [
     "ConstantInferer",
@@ -25,6 +31,7 @@ __all__ = [
     "code_map",
     "draw_codes",
     "encode_grids",
+    "encode_views",
     "guide",
     "keep_top_k",
     "keep_top_p",

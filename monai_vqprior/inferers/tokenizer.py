@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from monai.inferers import Inferer
 from tqdm import tqdm
 
 from monai_vqprior.data import SliceDataset
+from monai_vqprior.errors import InputError
 from monai_vqprior.transforms import BytesToUnit
 
-__all__ = ["ConstantInferer", "MixedPrecisionInferer", "TokenizerInferer", "encode_grids"]
+__all__ = ["ConstantInferer", "MixedPrecisionInferer", "TokenizerInferer", "encode_grids", "encode_views"]
 
 
 def _to_float(output: Any) -> Any:
@@ -117,7 +119,6 @@ class ConstantInferer(Inferer):
         return {"reconstruction": self.image.to(inputs).expand_as(inputs)}
 
 
-@torch.no_grad()
 def encode_grids(
     network: Any,
     dataset: SliceDataset,
@@ -140,11 +141,68 @@ def encode_grids(
     Returns:
         (N, *grid) int32, on the CPU.
     """
+    batches = dataset.images.split(batch_size)
+    return _encode(network, batches, len(batches), device, dtype, progress)
+
+
+def encode_views(
+    network: Any,
+    dataset: SliceDataset,
+    num_views: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> torch.Tensor:
+    """
+    Code grids of several views of each slice, made by the random transforms of its data set.
+
+    Codes cannot be turned or moved as pixels can, so what is to keep a prior from learning its slices by heart has to
+    be done before they are encoded.
+
+    Args:
+        network: a network with the interface of MONAI's VQVAE.
+        dataset: slices, with an augmentation that draws its random numbers as MONAI's ``Compose`` does.
+        num_views: views of each slice, V.
+        seed: seed of the augmentation: the views are the same when a training is gone on with.
+        device: where to compute.
+        dtype: type to autocast to; None for none.
+        batch_size: slices at a time.
+        progress: show a progress bar.
+
+    Returns:
+        (V, N, *grid) int32, on the CPU.
+
+    Raises:
+        ValueError: when the data set has no augmentation, or there is no view to make.
+    """
+    if dataset.augmentation is None:
+        raise ValueError("dataset must have an augmentation to make views of its slices, got none.")
+    if not isinstance(num_views, int) or num_views < 1:
+        raise InputError(f"num_views (prior_views) must be a whole number of at least 1, got {num_views!r}.")
+    dataset.augmentation.set_random_state(seed=seed)
+    chunks = torch.arange(len(dataset)).repeat(num_views).split(batch_size)
+    batches = (torch.stack([torch.as_tensor(dataset[int(i)]["image"]) for i in chunk]) for chunk in chunks)
+    grids = _encode(network, batches, len(chunks), device, dtype, progress)
+    return grids.unflatten(0, (num_views, len(dataset)))
+
+
+@torch.no_grad()
+def _encode(
+    network: Any,
+    batches: Iterable[torch.Tensor],
+    number: int,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    progress: bool,
+) -> torch.Tensor:
+    """Code grids (N, *grid) int32 of a number of batches of images (B, 1, H, W), 8-bit or in 0..1."""
     training = network.training
     network.eval()
     to_unit = BytesToUnit()
     grids = []
-    for images in tqdm(dataset.images.split(batch_size), "encoding slices", disable=not progress, leave=False):
+    for images in tqdm(batches, "encoding slices", number, disable=not progress, leave=False):
         with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
             codes = network.index_quantize(_as_channels_last(to_unit(images.to(device))))
         grids.append(codes.to("cpu", torch.int32))

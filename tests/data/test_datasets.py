@@ -205,6 +205,25 @@ class TestCodeGridDataset:
         assert set(batch) == {"codes"}
         assert batch["codes"].shape == (3, 2, 2)
 
+    def test_half_of_the_time_a_view(self) -> None:
+        """Grid i holds 10 i, its views 10 i + 1 to 10 i + 3."""
+        values = torch.arange(0, 40, 10)[:, None, None].expand(4, 2, 3)
+        views = torch.stack([values + v for v in (1, 2, 3)])
+        dataset = CodeGridDataset(values, [{"label": i} for i in range(4)], views)
+        torch.manual_seed(0)
+        drawn = [dataset[i % 4] for i in range(4000)]
+        assert all((item["codes"] == item["codes"][0, 0]).all() for item in drawn)
+        assert all(int(item["codes"][0, 0]) // 10 == item["label"] for item in drawn)
+        shares = np.bincount([int(item["codes"][0, 0]) % 10 for item in drawn]) / len(drawn)
+        np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=0.04)
+        torch.manual_seed(0)
+        assert all(torch.equal(dataset[i % 4]["codes"], drawn[i]["codes"]) for i in range(20))
+
+    @pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 4, 2, 2), (3, 2, 2)])
+    def test_refuses_views_of_other_grids(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r"views must be \(V, 3, 2, 2\)"):
+            CodeGridDataset(torch.zeros(3, 2, 2), views=torch.zeros(shape))
+
     @pytest.mark.parametrize("count", [0, 2, 4])
     def test_refuses_another_number_of_entries(self, count: int) -> None:
         with pytest.raises(ValueError, match=f"an entry for each of the 3 grids, got {count}"):

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -21,14 +21,16 @@ from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.handlers import from_engine
 from monai.networks.nets import VQVAE
-from monai.transforms import FlattenSubKeysd
+from monai.transforms import FlattenSubKeysd, RandFlipd
 from skimage.metrics import structural_similarity
 
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.engines import PrepareBatchSlices
+from monai_vqprior.errors import InputError
 from monai_vqprior.handlers import SSIM
-from monai_vqprior.inferers import TokenizerInferer, encode_grids
+from monai_vqprior.inferers import TokenizerInferer, encode_grids, encode_views
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
+from monai_vqprior.transforms import BytesToUnitd
 
 MakePrior = Callable[..., GatedPixelCNN]
 
@@ -195,3 +197,45 @@ class TestEncodeGrids:
     def test_shows_progress(self, dataset: SliceDataset, progress: bool, capsys: pytest.CaptureFixture[str]) -> None:
         encode_grids(ours(), dataset, progress=progress)
         assert ("encoding slices" in capsys.readouterr().err) == progress
+
+
+class TestEncodeViews:
+    @staticmethod
+    def dataset(augmentation: Sequence[Callable] | None) -> SliceDataset:
+        pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 16, 16), dtype=np.uint8)
+        return SliceDataset(
+            [{"image": i} for i in range(5)],
+            transform=[lambda item: {**item, "image": torch.from_numpy(pixels[item["image"]])}],
+            augmentation=augmentation,
+            spatial_size=16,
+            progress=False,
+        )
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 16])
+    def test_codes_of_the_slices_as_they_were_changed(self, batch_size: int) -> None:
+        network = ours().eval()
+        dataset = self.dataset([BytesToUnitd("image"), RandFlipd("image", prob=0.5, spatial_axis=1)])
+        views = encode_views(network, dataset, 3, seed=1, batch_size=batch_size, progress=False)
+        assert views.dtype == torch.int32
+        assert views.shape == (3, 5, 4, 4)
+        images = dataset.images.float() / 255
+        plain, flipped = (nearest_codes(network, x) for x in (images, images.flip(3)))
+        is_plain, is_flipped = ((views == torch.as_tensor(codes)).all((2, 3)) for codes in (plain, flipped))
+        assert (is_plain ^ is_flipped).all()
+        assert is_plain.any()
+        assert is_flipped.any()
+        assert len(torch.unique(is_flipped, dim=0)) > 1  # another draw for each view
+
+    def test_seed_decides(self) -> None:
+        network = ours()
+        dataset = self.dataset([BytesToUnitd("image"), RandFlipd("image", prob=0.5, spatial_axis=1)])
+        one, same, other = (encode_views(network, dataset, 3, seed, progress=False) for seed in (1, 1, 2))
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match="must have an augmentation"):
+            encode_views(ours(), self.dataset(None), 2)
+        for number in (0, -1, 1.5):
+            with pytest.raises(InputError, match=r"num_views .* must be a whole number of at least 1"):
+                encode_views(ours(), self.dataset([BytesToUnitd("image")]), number)  # type: ignore[arg-type]
