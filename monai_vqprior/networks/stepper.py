@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
-from monai_vqprior.networks.row_convolution import RowConvolution, matrix_and_1, row_convolution
+from monai_vqprior.networks.row_convolution import matrix_and_1, row_convolutions
 
 __all__ = ["HeadStepper", "PositionStepper", "RowStepper"]
 
@@ -59,7 +59,7 @@ class RowStepper:
         self._content, self._control = self._gate.split(channels, 1)
         self._gated = matrix_and_1(length * batch_size, channels, self._halves)
         self._features = self._gated[:, :-1]
-        self._convs: list[RowConvolution] = []
+        kernels, biases = [], []
         self._link: list[torch.Tensor] = []  # (2C + 1, 2C)
         self._out: list[torch.Tensor] = []  # (C + 1, C), of all layers but the last
         self._conditions: list[torch.Tensor | None] = []  # (B, 2C)
@@ -69,11 +69,13 @@ class RowStepper:
             next_bias = _weights(cast(CausalConv, layer.convs[last]).conv)[1]
             # Of size 1 along all axes before these two: (2C, C, past + 1, width) -> (past + 1, width, C, 2C).
             kernel = weight.view(2 * channels, channels, *weight.shape[-2:]).permute(2, 3, 1, 0) * self._halves
-            self._convs.append(row_convolution(kernel, bias * self._halves, self._gate, batch_size))
+            kernels.append(kernel)
+            biases.append(bias * self._halves)
             # The gate comes in with halved control, and the last stack wants its own so.
             weights = link.flatten(1).t() / self._halves[:, None]
             self._link.append(torch.cat([weights, (link_bias + next_bias)[None]]) * self._halves)
             self._conditions.append(None if condition is None else condition.flatten(1) * self._halves)
+        self._convs = row_convolutions(kernels, biases, self._gate, batch_size)
         for layer in layers[:-1]:
             out, out_bias = _weights(layer.outs[own])
             self._out.append(torch.cat([0.5 * out.flatten(1).t(), out_bias[None]]))

@@ -23,7 +23,7 @@ from monai_vqprior.networks.row_convolution import (
     DirectRowConvolution,
     RowConvolution,
     WinogradRowConvolution,
-    row_convolution,
+    row_convolutions,
 )
 
 Kind = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], RowConvolution]
@@ -77,6 +77,28 @@ class TestRowConvolution:
         ours = convolved(WinogradRowConvolution, kernel, bias, x)
         torch.testing.assert_close(ours, dense(kernel, bias, x))
 
+    @pytest.mark.parametrize("batch_size", [2, 16])  # direct, and Winograd's with a room for all layers
+    def test_a_row_passes_several_layers(self, batch_size: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        kernels = torch.randn(3, 2, 3, 4, 4, generator=generator, dtype=torch.float64)
+        biases = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+        x = torch.randn(batch_size, 4, 5, 8, generator=generator, dtype=torch.float64)
+        gate = kernels.new_zeros(8 * batch_size, 4)
+        layers = row_convolutions(list(kernels), list(biases), gate, batch_size)
+        outcomes = []
+        for row, values in enumerate(x.permute(2, 3, 0, 1)):
+            gate.copy_(values[layers[0].order].reshape(-1, 4))
+            for layer in layers:
+                layer.inputs(row).copy_(gate)
+                layer.step(row)
+            outcome = torch.empty_like(values)
+            outcome[layers[0].order] = gate.view_as(values)
+            outcomes.append(outcome)
+        expected = x
+        for kernel, bias in zip(kernels, biases, strict=True):
+            expected = dense(kernel, bias, expected)
+        torch.testing.assert_close(torch.stack(outcomes).permute(2, 3, 0, 1), expected)
+
     @pytest.mark.parametrize("kind", [DirectRowConvolution, WinogradRowConvolution])
     def test_row_0_begins_another_plane(self, kind: Kind) -> None:
         kernel, bias, x = example(1, 6, 2, rows=3)
@@ -106,7 +128,8 @@ class TestRowConvolution:
     )
     def test_choice(self, past: int, length: int, batch_size: int, kind: type) -> None:
         kernel, bias, _ = example(past, length, batch_size)
-        assert isinstance(row_convolution(kernel, bias, torch.zeros(length * batch_size, 5), batch_size), kind)
+        (layer,) = row_convolutions([kernel], [bias], torch.zeros(length * batch_size, 5), batch_size)
+        assert isinstance(layer, kind)
 
     @pytest.mark.parametrize(("past", "length"), [(1, 5), (2, 6)])
     def test_winograd_refuses_what_has_no_pairs_of_three_taps(self, past: int, length: int) -> None:
