@@ -209,6 +209,19 @@ def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "output" / "samples").iterdir())) == 1
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_views_are_among_what_the_prior_learns(trained: Path, phantom: Path, number: int) -> None:
+    config = parser("train_prior")
+    options = {"bundle_root": str(BUNDLE), "dataset_dir": str(phantom), "prior_views": number, **SMALL, **SMALL_PRIOR}
+    config.update({**options, "ckpt": str(trained / "models" / "model.pt")})
+    dataset = config.get_parsed_content("train#dataset")
+    if number == 0:
+        assert dataset.views is None
+    else:
+        assert dataset.views.shape == (number, *dataset.grids.shape)
+        assert (dataset.views != dataset.grids).flatten(2).any(2).float().mean() > 0.8  # all but a few were changed
+
+
 def test_fifteen_lines_without_the_bundle(phantom: Path) -> None:
     """The networks, transforms and handlers in somebody's own MONAI code, as the README shows."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 from __future__ import annotations
 
 import ctypes
@@ -20,7 +19,7 @@ __all__ = ["keep_freed_memory"]
 
 # Parameters of mallopt, from malloc.h of the GNU C library.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BLOCK = 2**25  # bytes; the largest value that the library takes
+_KEPT_BLOCK = 2**25  # bytes; larger ones, such as a data set, are handed back at once
 _KEPT_TOTAL = 2**30  # bytes
 #: with one of these somebody has chosen how memory is handed out.
 _CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -31,8 +30,8 @@ def keep_freed_memory() -> bool:
     Have the C library keep memory that this process frees, up to 1 GiB, for what the process asks for next.
 
     The GNU C library hands memory of some megabytes back to the system as soon as it is free. A training step on a CPU
-    frees all of its activations and asks for the same again, and the system then fills thousands of pages with zeros:
-    5 to 10 % of the time of a step of this package's networks. Blocks above 32 MiB are handed back as before.
+    frees all of its activations and asks for the same again, and the system then fills thousands of pages with zeros.
+    Blocks above 32 MiB are handed back as before.
 
     Nothing is changed with another C library, or where an environment variable of the allocator, or a library loaded
     before all others, says that somebody has chosen already.

@@ -193,7 +193,7 @@ class WinogradRowConvolution:
         self._weights = []
         for left, middle, right in kernel.contiguous().unbind(0)[::-1]:
             both, difference = (left + middle + right) / 2, (left - middle + right) / 2
-            self._weights.append([left.contiguous(), both, difference, -right])
+            self._weights.append([left, both, difference, -right])
         # The sum of b and c goes to both outputs as it is, and a constant 1 behind it brings in the bias.
         self._weights[0][1] = torch.cat([self._weights[0][1], bias[None]])  # (C + 1, D)
         # a - c, b + c, c - b and b - d of the present row and of the row before, in turn; the sums also with their 1.
