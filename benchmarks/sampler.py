@@ -16,7 +16,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from monai.inferers import VQVAETransformerInferer
@@ -41,10 +41,16 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def median_of(call: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call, after one that warms up."""
-    call()
-    return statistics.median(seconds_of(call) for _ in range(repeats))
+def medians_of(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """
+    Median seconds of each call, after one that warms up.
+
+    The calls take turns, so that a machine that is slower for some seconds is so for all of them.
+    """
+    for call in calls:
+        call()
+    rounds = [[seconds_of(call) for call in calls] for _ in range(repeats)]
+    return [statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
 
 
 def sampling(network: GatedPixelCNN, batch: int, num_workers: int = 0) -> Callable[[], object]:
@@ -53,11 +59,10 @@ def sampling(network: GatedPixelCNN, batch: int, num_workers: int = 0) -> Callab
     return lambda: inferer.sample(network, range(batch))
 
 
-@torch.no_grad()
-def forward_seconds(network: GatedPixelCNN, batch: int, repeats: int) -> float:
+def forward(network: GatedPixelCNN, batch: int) -> Callable[[], object]:
     """One dense pass over a batch of known grids."""
     codes = torch.randint(CODES, (batch, *network.spatial_size))
-    return median_of(lambda: network(codes), repeats)
+    return torch.no_grad()(lambda: network(codes))
 
 
 def transformer_seconds(transformer: torch.nn.Module, size: int, rows: int, batch: int) -> float:
@@ -101,14 +106,13 @@ def main() -> None:
     print(f"{'batch':>5} {'ours':>8} {'forward':>8} {'naive':>9} {'MONAI':>9} {'naive/ours':>11} {'MONAI/ours':>11}")
     result = {}
     for batch, rows in ((1, size), (16, options.peer_rows)):
-        ours = median_of(sampling(network, batch), options.repeats)
-        forward = forward_seconds(network, batch, options.repeats)
+        ours, dense = medians_of([sampling(network, batch), forward(network, batch)], options.repeats)
         # The whole network for each position costs one pass a position, whichever it is.
-        naive = positions * forward
+        naive = positions * dense
         peer = transformer_seconds(transformer, size, rows, batch)
         result[f"b{batch}_vs_naive"], result[f"b{batch}_vs_monai"] = naive / ours, peer / ours
         print(
-            f"{batch:>5} {ours:>8.2f} {forward:>8.2f} {naive:>9.1f} {peer:>9.1f} {naive / ours:>11.0f} "
+            f"{batch:>5} {ours:>8.2f} {dense:>8.2f} {naive:>9.1f} {peer:>9.1f} {naive / ours:>11.0f} "
             f"{peer / ours:>11.0f}",
             flush=True,
         )
@@ -117,16 +121,17 @@ def main() -> None:
     )
     print(f"{options.peer_rows} rows, scaled by the positions that pass through the transformer.")
     workers = torch.get_num_threads()
-    forward = forward_seconds(network, 64, options.repeats)
-    for name, processes in (("b64_one_process_vs_forward", 0), ("b64_vs_forward", workers)):
-        ours = median_of(sampling(network, 64, processes), options.repeats)
-        result[name] = ours / forward
+    ways = (("b64_one_process_vs_forward", 0), ("b64_vs_forward", workers))
+    calls = [forward(network, 64), *(sampling(network, 64, processes) for _, processes in ways)]
+    dense, *times = medians_of(calls, options.repeats)
+    for (name, processes), ours in zip(ways, times, strict=True):
+        result[name] = ours / dense
         how = f"{processes} workers" if processes else f"one process, {workers} threads"
-        print(f"{64:>5} {ours:>8.2f} {forward:>8.2f}   {ours / forward:.2f} of a forward pass ({how})", flush=True)
+        print(f"{64:>5} {ours:>8.2f} {dense:>8.2f}   {ours / dense:.2f} of a forward pass ({how})", flush=True)
     print("microseconds a position at batch 1, by side of the grid:")
-    for side in (16, 32, 64):
-        other = prior(side, options.channels, options.layers, options.kernel_size)
-        seconds = median_of(sampling(other, 1), options.repeats)
+    sides = (16, 32, 64)
+    priors = [prior(side, options.channels, options.layers, options.kernel_size) for side in sides]
+    for side, seconds in zip(sides, medians_of([sampling(p, 1) for p in priors], options.repeats), strict=True):
         result[f"us_per_position_{side}"] = 1e6 * seconds / side**2
         print(f"{side:>5} {1e6 * seconds / side**2:>8.0f}", flush=True)
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))

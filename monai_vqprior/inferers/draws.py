@@ -90,5 +90,5 @@ def draw_codes(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Ten
     cumulative = probabilities.cumsum(1, dtype=torch.float64)
     # Scaled by the last entry, a draw stays below it, however the sum was rounded: the product of a float64 and one
     # below 1 is rounded to less than the former.
-    targets = uniforms[:, None] * cumulative.narrow(1, -1, 1)
+    targets = uniforms.unsqueeze(1) * cumulative.narrow(1, -1, 1)
     return torch.searchsorted(cumulative, targets, right=True).squeeze(1)

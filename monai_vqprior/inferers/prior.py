@@ -309,7 +309,7 @@ class VQPriorInferer(Inferer):
         first, asked = tile[0] * number, tile[1]
         conditions = tile_rows(rows, {place: row for row, place in asked}, number)
         uniforms = np.stack([sample_uniforms(seed, first + place, length) for place in range(number)], axis=1)
-        draws = torch.from_numpy(uniforms).to(device)  # (positions, tile)
+        draws = torch.from_numpy(uniforms).to(device).unbind(0)  # of each position, (tile,)
 
         kept: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * length  # mask and codes (tile,)
         if "mask" in conditions:

@@ -31,7 +31,7 @@ class RowStepper:
     The last but one stack of all layers, one row after another along its axis, and what it tells the last stack.
 
     All positions of a row are computed at once, by the products of a :class:`RowConvolution`. As in
-    :class:`PositionStepper`, one tanh serves both nonlinearities, and a constant 1 behind the features brings in the
+    :class:`PositionStepper`, one sigmoid serves both nonlinearities, and a constant 1 behind the features brings in the
     bias.
 
     Args:
@@ -52,12 +52,12 @@ class RowStepper:
         own = last - 1
         length = spatial_size[-1]
         self._shape = length, batch_size
-        self._halves = _halves(_weights(cast(CausalConv, layers[0].convs[own]).conv)[1])
-        channels = len(self._halves) // 2
-        self._gate_and_1 = matrix_and_1(length * batch_size, 2 * channels, self._halves)
+        self._scale = _gate_scale(_weights(cast(CausalConv, layers[0].convs[own]).conv)[1])
+        channels = len(self._scale) // 2
+        self._gate_and_1 = matrix_and_1(length * batch_size, 2 * channels, self._scale)
         self._gate = self._gate_and_1[:, :-1]
         self._content, self._control = self._gate.split(channels, 1)
-        self._gated = matrix_and_1(length * batch_size, channels, self._halves)
+        self._gated = matrix_and_1(length * batch_size, channels, self._scale)
         self._features = self._gated[:, :-1]
         kernels, biases = [], []
         self._link: list[torch.Tensor] = []  # (2C + 1, 2C)
@@ -68,21 +68,21 @@ class RowStepper:
             link, link_bias = _weights(layer.links[own])
             next_bias = _weights(cast(CausalConv, layer.convs[last]).conv)[1]
             # Of size 1 along all axes before these two: (2C, C, past + 1, width) -> (past + 1, width, C, 2C).
-            kernel = weight.view(2 * channels, channels, *weight.shape[-2:]).permute(2, 3, 1, 0) * self._halves
+            kernel = weight.view(2 * channels, channels, *weight.shape[-2:]).permute(2, 3, 1, 0) * self._scale
             kernels.append(kernel)
-            biases.append(bias * self._halves)
-            # The gate comes in with halved control, and the last stack wants its own so.
-            weights = link.flatten(1).t() / self._halves[:, None]
-            self._link.append(torch.cat([weights, (link_bias + next_bias)[None]]) * self._halves)
-            self._conditions.append(None if condition is None else condition.flatten(1) * self._halves)
+            biases.append(bias * self._scale)
+            # The gate comes in with doubled content, and the last stack wants its own so.
+            weights = link.flatten(1).t() / self._scale[:, None]
+            self._link.append(torch.cat([weights, (link_bias + next_bias)[None]]) * self._scale)
+            self._conditions.append(None if condition is None else condition.flatten(1) * self._scale)
         self._convs = row_convolutions(kernels, biases, self._gate, batch_size)
         for layer in layers[:-1]:
             out, out_bias = _weights(layer.outs[own])
-            self._out.append(torch.cat([0.5 * out.flatten(1).t(), out_bias[None]]))
+            self._out.append(torch.cat([-out.flatten(1).t(), out_bias[None]]))
 
-        self._contexts = [self._halves.new_zeros(*self._shape, 2 * channels) for _ in layers]
+        self._contexts = [self._scale.new_zeros(*self._shape, 2 * channels) for _ in layers]
         order = self._convs[0].order
-        self._order = torch.tensor(order, device=self._halves.device)
+        self._order = torch.tensor(order, device=self._scale.device)
         places = sorted(range(length), key=order.__getitem__)
         #: what a row tells each layer of the last stack at each of its positions, (B, 2C): bias and condition of the
         #: gate there are in it.
@@ -105,14 +105,14 @@ class RowStepper:
             if condition is not None:
                 gate.view(*self._shape, -1).add_(condition)
             if link is not None:
-                gate.view(*self._shape, -1).addcmul_(link.flatten(2).permute(2, 0, 1)[self._order], self._halves)
+                gate.view(*self._shape, -1).addcmul_(link.flatten(2).permute(2, 0, 1)[self._order], self._scale)
             context = self._contexts[i]
             torch.mm(self._gate_and_1, self._link[i], out=context.flatten(0, 1))
             if condition is not None:
                 context.add_(condition)
             if i < len(self._out):
-                gate.tanh_()
-                torch.addcmul(self._content, self._content, self._control, out=self._features)
+                gate.sigmoid_()
+                torch.addcmul(self._control, self._content, self._control, value=-2, out=self._features)
                 torch.addmm(conv.inputs(row), self._gated, self._out[i], out=self._convs[i + 1].inputs(row))
 
 
@@ -122,8 +122,9 @@ class PositionStepper:
 
     A position of a layer takes four operations, none of which allocates. The inputs of a line lie side by side in one
     buffer, in which the window that a position sees is a view. The weights are laid out once as matrices, and carry
-    what else there is to do: sigmoid(x) = (1 + tanh(x / 2)) / 2 makes of both nonlinearities one tanh, with both halves
-    folded into the matrices around it; and a constant 1 beside the features brings in the bias.
+    what else there is to do: tanh(x) = 2 sigmoid(2x) - 1 makes of both nonlinearities one sigmoid, which costs a third
+    of a tanh; its factors and signs are folded into the matrices around it. A constant 1 beside the features brings in
+    the bias.
 
     Args:
         layers: the layers of a prior; read once, so that later changes of their weights do not count.
@@ -142,21 +143,19 @@ class PositionStepper:
         keep_gated: bool,
     ) -> None:
         length, batch_size = len(contexts[0]), len(contexts[0][0])
-        self._attentions = attentions
-        self._attended = [None if a is None else a.start(batch_size, math.prod(spatial_size)) for a in attentions]
-        self._has_attention = any(a is not None for a in attentions)
         last = len(layers[0].convs) - 1
         # A single grid makes vectors of matrices; the product with a vector runs along the rows of a matrix.
-        self._one = batch_size == 1
-        self._into_gate: list[torch.Tensor] = []  # (window * C, 2C), or (2C, window * C) for a single grid
-        self._out: list[torch.Tensor] = []  # (C + 1, C)
+        one = batch_size == 1
+        self._add_product = torch.Tensor.addmv_ if one else torch.Tensor.addmm_
+        into_gate: list[torch.Tensor] = []  # (window * C, 2C), or (2C, window * C) for a single grid
+        outs: list[torch.Tensor] = []  # (C + 1, C)
         for layer in layers:
             weight, bias = _weights(cast(CausalConv, layer.convs[last]).conv)
             out, out_bias = _weights(layer.outs[last])
             channels = weight.shape[1]
-            window = weight.flatten(2).permute(2, 1, 0).flatten(0, 1) * _halves(bias)  # (window * C, 2C)
-            self._into_gate.append((window.t() if self._one else window).contiguous())
-            self._out.append(torch.cat([0.5 * out.flatten(1).t(), out_bias[None]]))
+            window = weight.flatten(2).permute(2, 1, 0).flatten(0, 1) * _gate_scale(bias)  # (window * C, 2C)
+            into_gate.append((window.t() if one else window).contiguous())
+            outs.append(torch.cat([-out.flatten(1).t(), out_bias[None]]))
 
         like = contexts[0][0].new_zeros
         past = cast(CausalConv, layers[0].convs[last]).past
@@ -165,23 +164,26 @@ class PositionStepper:
         width = (past + 1) * channels
         # What passed the gates, and behind each the constant 1; side by side, or all layers in the same place.
         layers_kept = len(layers) if keep_gated else 1
-        #: what passed the gate of each layer at the present position, (B, layers * (C + 1)), with a 1 behind each.
+        #: the negative of what passed the gate of each layer at the present position, (B, layers * (C + 1)), with a 1
+        #: behind each.
         self.gated = like(batch_size, layers_kept * (channels + 1))
-        self._gated = self.gated.split(channels + 1, 1) * (len(layers) // layers_kept)
-        for place in self._gated:
+        gated = self.gated.split(channels + 1, 1) * (len(layers) // layers_kept)
+        for place in gated:
             place[:, channels] = 1
-        self._features = [place[:, :channels] for place in self._gated]
         self._inputs = list(zip(*(x[:, past:].unbind(1) for x in buffers), strict=True))
 
-        def views(context: Sequence[torch.Tensor], x: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
-            windows = x.as_strided((length, batch_size, width), (channels, x.stride(0), 1))
-            halves = [gate.split(channels, 1) for gate in context]
-            if self._one:
-                context, windows = [gate[0] for gate in context], windows[:, 0]
-            return [(gate, *half, window) for gate, half, window in zip(context, halves, windows, strict=True)]
+        def tensors(i: int, position: int) -> tuple[torch.Tensor, ...]:
+            """The gate of a layer, the two factors added to it, what it is read as, and where it goes."""
+            gate, (x, y) = contexts[i][position], self._inputs[position][i : i + 2]
+            window = buffers[i].as_strided((batch_size, width), (buffers[i].stride(0), 1), position * channels)
+            product = (gate[0], into_gate[i], window[0]) if one else (gate, window, into_gate[i])
+            return (*product, *gate.split(channels, 1), gated[i][:, :channels], x, gated[i], outs[i], y)
 
-        # For each position and layer: the gate, its two halves, and the window.
-        self._steps = list(zip(*map(views, contexts, buffers[:-1]), strict=True))
+        # For each position and layer.
+        self._steps = [[tensors(i, position) for i in range(len(layers))] for position in range(length)]
+        # Of the layers that have one, the attention after them with its keys and values.
+        size = math.prod(spatial_size)
+        self._attentions = {i: (a, a.start(batch_size, size)) for i, a in enumerate(attentions) if a is not None}
 
     def step(self, position: int, place: int, x: torch.Tensor) -> torch.Tensor:
         """
@@ -195,20 +197,17 @@ class PositionStepper:
         Returns:
             features of the last layer, (B, C), valid until the next step.
         """
+        add_product, attentions = self._add_product, self._attentions
         inputs = self._inputs[position]
         inputs[0].copy_(x)
-        for i, (gate, content, control, window) in enumerate(self._steps[position]):
-            if self._one:
-                gate.addmv_(self._into_gate[i], window)
-            else:
-                gate.addmm_(window, self._into_gate[i])
-            gate.tanh_()
-            torch.addcmul(content, content, control, out=self._features[i])
-            torch.addmm(inputs[i], self._gated[i], self._out[i], out=inputs[i + 1])
-            if self._has_attention:
-                attention, attended = self._attentions[i], self._attended[i]
-                if attention is not None and attended is not None:
-                    inputs[i + 1].copy_(attention.step(inputs[i + 1], attended, place))
+        for i, step in enumerate(self._steps[position]):
+            gate, left, right, content, control, features, x, gated, out, y = step
+            add_product(gate, left, right).sigmoid_()
+            torch.addcmul(control, content, control, value=-2, out=features)
+            torch.addmm(x, gated, out, out=y)
+            if i in attentions:
+                attention, cache = attentions[i]
+                y.copy_(attention.step(y, cache, place))
         return inputs[-1]
 
 
@@ -233,10 +232,10 @@ class HeadStepper:
             weight, skip_bias = _weights(skip)
             channels = len(weight)
             parts = weight.flatten(1).t().unflatten(0, (-1, channels))  # (layers, C, C)
-            # The gated features of a layer are half of what they should be, and the 1 behind them brings in the bias.
+            # The gated features of a layer are negative, and the 1 behind them brings in the bias.
             biases = torch.zeros_like(parts[:, :1])
             biases[0] = skip_bias
-            self._skip = torch.cat([0.5 * parts, biases], 1).flatten(0, 1)  # (layers * (C + 1), C)
+            self._skip = torch.cat([-parts, biases], 1).flatten(0, 1)  # (layers * (C + 1), C)
 
     def step(self, position: int, features: torch.Tensor, gated: torch.Tensor) -> torch.Tensor:
         """
@@ -260,8 +259,8 @@ def _weights(conv: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     return cast(torch.Tensor, conv.weight), cast(torch.Tensor, conv.bias)
 
 
-def _halves(bias: torch.Tensor) -> torch.Tensor:
-    """1 for the content and 1/2 for the control, which enters a sigmoid: (2C,) like the bias of a gate."""
-    halves = torch.ones_like(bias)
-    halves[len(bias) // 2 :] = 0.5
-    return halves
+def _gate_scale(bias: torch.Tensor) -> torch.Tensor:
+    """2 for the content, whose sigmoid then makes a tanh, and 1 for the control: (2C,) like the bias of a gate."""
+    scale = torch.ones_like(bias)
+    scale[: len(bias) // 2] = 2
+    return scale
