@@ -11,12 +11,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 
 __all__ = ["ssim_map"]
+
+#: Most windows along a line that one product computes.
+_BLOCK = 128
 
 
 @lru_cache(maxsize=32)
@@ -42,9 +46,26 @@ def _window_matrix(size: int, win_size: int, sigma: float, device: torch.device)
 def _windowed_mean(images: torch.Tensor, win_size: int, sigma: float) -> torch.Tensor:
     """Gaussian-weighted means (..., *spatial - win_size + 1) over all windows that fit into images (N, C, *spatial)."""
     for axis in range(2, images.dim()):
-        matrix = _window_matrix(images.shape[axis], win_size, sigma, images.device)
-        images = (images.movedim(axis, -1) @ matrix.t()).movedim(-1, axis)
+        images = _windowed_mean_along(images.movedim(axis, -1), win_size, sigma).movedim(-1, axis)
     return images
+
+
+def _windowed_mean_along(lines: torch.Tensor, win_size: int, sigma: float) -> torch.Tensor:
+    """
+    Gaussian-weighted means (..., L - win_size + 1) over all windows that fit into lines (..., L).
+
+    A long line is cut into blocks, with one product for the windows of each: a product with all of the line would cost
+    the more a pixel the longer the line is, most of it with zeros.
+    """
+    places = lines.shape[-1] - win_size + 1
+    parts = math.ceil(places / _BLOCK)
+    block = math.ceil(places / parts)
+    matrix = _window_matrix(block + win_size - 1, win_size, sigma, lines.device).t()
+    means = []
+    for first in range(0, places, block):
+        size = min(block, places - first)
+        means.append(lines.narrow(-1, first, size + win_size - 1) @ matrix[: size + win_size - 1, :size])
+    return torch.cat(means, -1) if parts > 1 else means[0]
 
 
 def ssim_map(
@@ -86,8 +107,9 @@ def ssim_map(
         raise ValueError(f"every side must be at least the window of {win_size} pixels, got {_of(target)}.")
     with torch.autocast(device_type=target.device.type, enabled=False):
         x, y = prediction.float(), target.float()
-        moments = torch.cat([x, y, x * x, y * y, x * y])  # one pass of the window over all five
-        mean_x, mean_y, mean_xx, mean_yy, mean_xy = _windowed_mean(moments, win_size, sigma).chunk(5)
+        # Together what depends on the prediction and apart what does not: that needs no gradient.
+        mean_x, mean_xx, mean_xy = _windowed_mean(torch.cat([x, x * x, x * y]), win_size, sigma).chunk(3)
+        mean_y, mean_yy = _windowed_mean(torch.cat([y, y * y]), win_size, sigma).chunk(2)
         c1, c2 = (k1 * data_range) ** 2, (k2 * data_range) ** 2
         product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
         luminance = (2 * product + c1) / (squares + c1)

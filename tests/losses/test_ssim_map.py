@@ -65,7 +65,7 @@ NAMES = [
 
 
 class TestAgainstOthers:
-    @pytest.mark.parametrize("size", [64, 128])
+    @pytest.mark.parametrize("size", [64, 128, 300])
     @pytest.mark.parametrize("name", NAMES)
     def test_scikit_image(self, name: str, size: int) -> None:
         prediction, target = pair(name, size)
@@ -114,7 +114,7 @@ class TestAgainstOthers:
         similarity = ssim_map(batch(prediction), batch(target), data_range)
         assert similarity.mean().item() == pytest.approx(expected, abs=2e-6)
 
-    @pytest.mark.parametrize("shape", [(2, 1, 40, 33), (2, 1, 13, 12, 14)])
+    @pytest.mark.parametrize("shape", [(2, 1, 40, 33), (2, 1, 13, 12, 14), (1, 1, 300, 140)])
     def test_gradient(self, shape: tuple[int, ...]) -> None:
         prediction, target = random_pair(*shape)
         gradients = []
