@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from monai.networks.layers.vector_quantizer import EMAQuantizer
 
 from benchmarks.memory import peak_megabytes
+from benchmarks.timing import medians_of
 from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook, RotationTrick
 
 try:
@@ -28,7 +27,7 @@ try:
 except ImportError as error:
     raise SystemExit("vector_quantize_pytorch is missing: pip install vector-quantize-pytorch") from error
 
-Step = Callable[[torch.Tensor], object]
+Step = Callable[[], object]
 
 DIMENSION = 64
 PEERS = {
@@ -42,11 +41,11 @@ OURS = {
 }
 
 
-def training_step(quantizer: torch.nn.Module) -> Step:
+def training_step(quantizer: torch.nn.Module, z: torch.Tensor) -> Step:
     """Forward and backward of a quantizer in training mode, whatever the order of what it returns."""
     quantizer.train()
 
-    def step(z: torch.Tensor) -> None:
+    def step() -> None:
         outputs = quantizer(z)
         total = torch.zeros(())
         for output in outputs:
@@ -56,23 +55,6 @@ def training_step(quantizer: torch.nn.Module) -> Step:
         total.backward()
 
     return step
-
-
-def seconds_of(step: Step, z: torch.Tensor) -> float:
-    start = time.perf_counter()
-    step(z)
-    return time.perf_counter() - start
-
-
-def medians(steps: dict[str, Step], z: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Median seconds of each step; the steps take turns, so that a busy moment of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():  # the data-driven starts, and memory that is asked for the first time
-        step(z)
-    for _ in range(repeats):
-        for name, step in steps.items():
-            times[name].append(seconds_of(step, z))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:
@@ -91,9 +73,9 @@ def main() -> None:
     print(f"{'codes':>6} {'':>24} {'ms a step':>10} {'times ours':>11} {'peak, MB':>9} {'times ours':>11}")
     for k in options.codes:
         torch.manual_seed(0)
-        steps = {name: training_step(make(k)) for name, make in {**OURS, **PEERS}.items()}
-        seconds = medians(steps, z, options.repeats)
-        memory = {name: peak_megabytes(lambda step=step: step(z)) for name, step in steps.items()}
+        steps = {name: training_step(make(k), z) for name, make in {**OURS, **PEERS}.items()}
+        seconds = medians_of(steps, options.repeats)
+        memory = {name: peak_megabytes(step) for name, step in steps.items()}
         ours = "EMACodebook"
         for name in steps:
             slower, larger = seconds[name] / seconds[ours], memory[name] / memory[ours]
@@ -103,10 +85,8 @@ def main() -> None:
         result[f"k{k}_vs_monai"] = round(seconds["MONAI EMAQuantizer"] / seconds[ours], 2)
         result[f"k{k}_vs_vqpytorch"] = round(seconds["vector-quantize-pytorch"] / seconds[ours], 2)
         result[f"k{k}_memory_vs_monai"] = round(memory[ours] / memory["MONAI EMAQuantizer"], 4)
-    fsq = training_step(FSQCodebook((8, 8, 8)))
     scalars = torch.randn(options.batch, 3, 64, 64, requires_grad=True)
-    fsq(scalars)
-    once = statistics.median(seconds_of(fsq, scalars) for _ in range(options.repeats))
+    once = medians_of({"FSQ": training_step(FSQCodebook((8, 8, 8)), scalars)}, options.repeats)["FSQ"]
     print(f"{512:>6} {'FSQCodebook (8, 8, 8)':>24} {1000 * once:>10.1f}    (3 numbers a vector)")
     print(json.dumps(result))
 

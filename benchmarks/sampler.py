@@ -14,15 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils.ordering import Ordering
 
+from benchmarks.timing import medians_of, seconds_of
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 
@@ -33,24 +32,6 @@ def prior(size: int, channels: int, layers: int, kernel_size: int) -> GatedPixel
     """An untrained prior: what it costs to sample does not depend on its weights."""
     torch.manual_seed(0)
     return GatedPixelCNN(2, CODES, size, channels, layers, kernel_size).eval()
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def medians_of(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """
-    Median seconds of each call, after one that warms up.
-
-    The calls take turns, so that a machine that is slower for some seconds is so for all of them.
-    """
-    for call in calls:
-        call()
-    rounds = [[seconds_of(call) for call in calls] for _ in range(repeats)]
-    return [statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
 
 
 def sampling(network: GatedPixelCNN, batch: int, num_workers: int = 0) -> Callable[[], object]:
@@ -89,7 +70,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--layers", type=int, default=15)
     parser.add_argument("--kernel_size", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls of each; the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each; the median counts")
     parser.add_argument("--peer_rows", type=int, default=8, help="rows that MONAI's sampler draws at batch 16")
     options = parser.parse_args()
 
@@ -106,7 +87,8 @@ def main() -> None:
     print(f"{'batch':>5} {'ours':>8} {'forward':>8} {'naive':>9} {'MONAI':>9} {'naive/ours':>11} {'MONAI/ours':>11}")
     result = {}
     for batch, rows in ((1, size), (16, options.peer_rows)):
-        ours, dense = medians_of([sampling(network, batch), forward(network, batch)], options.repeats)
+        calls = {"ours": sampling(network, batch), "forward": forward(network, batch)}
+        ours, dense = medians_of(calls, options.repeats).values()
         # The whole network for each position costs one pass a position, whichever it is.
         naive = positions * dense
         peer = transformer_seconds(transformer, size, rows, batch)
@@ -121,19 +103,22 @@ def main() -> None:
     )
     print(f"{options.peer_rows} rows, scaled by the positions that pass through the transformer.")
     workers = torch.get_num_threads()
-    ways = (("b64_one_process_vs_forward", 0), ("b64_vs_forward", workers))
-    calls = [forward(network, 64), *(sampling(network, 64, processes) for _, processes in ways)]
-    dense, *times = medians_of(calls, options.repeats)
-    for (name, processes), ours in zip(ways, times, strict=True):
+    ways = {"b64_one_process_vs_forward": 0, "b64_vs_forward": workers}
+    calls = {name: sampling(network, 64, processes) for name, processes in ways.items()}
+    medians = medians_of({"forward": forward(network, 64), **calls}, options.repeats)
+    for name, processes in ways.items():
+        ours, dense = medians[name], medians["forward"]
         result[name] = ours / dense
         how = f"{processes} workers" if processes else f"one process, {workers} threads"
         print(f"{64:>5} {ours:>8.2f} {dense:>8.2f}   {ours / dense:.2f} of a forward pass ({how})", flush=True)
     print("microseconds a position at batch 1, by side of the grid:")
-    sides = (16, 32, 64)
-    priors = [prior(side, options.channels, options.layers, options.kernel_size) for side in sides]
-    for side, seconds in zip(sides, medians_of([sampling(p, 1) for p in priors], options.repeats), strict=True):
-        result[f"us_per_position_{side}"] = 1e6 * seconds / side**2
-        print(f"{side:>5} {1e6 * seconds / side**2:>8.0f}", flush=True)
+    calls = {}
+    for side in (16, 32, 64):
+        other = prior(side, options.channels, options.layers, options.kernel_size)
+        calls[f"us_per_position_{side}"] = sampling(other, 1)
+    for (name, seconds), side in zip(medians_of(calls, options.repeats).items(), (16, 32, 64), strict=True):
+        result[name] = 1e6 * seconds / side**2
+        print(f"{side:>5} {result[name]:>8.0f}", flush=True)
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 
 

@@ -13,33 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from monai.losses import SSIMLoss
 from skimage.metrics import structural_similarity
 
+from benchmarks.timing import medians_of
 from monai_vqprior.data import phantom_slice
 from monai_vqprior.losses import ssim_map
-
-
-def median_ms(function: Callable[[], object], repeats: int) -> float:
-    """Median time of a call in milliseconds, after two calls that warm up."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        function()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[2:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ssim", description="SSIM as a loss, forward and backward: ours and MONAI's SSIMLoss."
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256], help="sides of the images in pixels")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[64, 128, 256, 512], help="sides of the images in pixels"
+    )
     parser.add_argument("--batch", type=int, default=8, help="images a batch")
     parser.add_argument("--repeats", type=int, default=9, help="timed calls of each; the median counts")
     options = parser.parse_args()
@@ -53,8 +44,11 @@ def main() -> None:
         prediction = (target + 0.05 * torch.randn_like(target)).clamp(0, 1).requires_grad_()
         monai_loss = SSIMLoss(spatial_dims=2)
 
-        ours = median_ms(lambda p=prediction, t=target: (1 - ssim_map(p, t).mean()).backward(), options.repeats)
-        peer = median_ms(lambda p=prediction, t=target, f=monai_loss: f(p, t).backward(), options.repeats)
+        calls: dict[str, Callable[[], object]] = {
+            "ours": lambda p=prediction, t=target: (1 - ssim_map(p, t).mean()).backward(),
+            "peer": lambda p=prediction, t=target, f=monai_loss: f(p, t).backward(),
+        }
+        ours, peer = (1000 * seconds for seconds in medians_of(calls, options.repeats).values())
         means = ssim_map(prediction.detach(), target).mean((1, 2, 3))
         references = [
             structural_similarity(

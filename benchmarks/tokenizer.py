@@ -15,9 +15,9 @@ import argparse
 import json
 import logging
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_megabytes
 from benchmarks.study import STUDY
+from benchmarks.timing import medians_of
 from benchmarks.training import bundle_parser, run_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.engines import keep_freed_memory, mixed_precision
@@ -221,18 +222,6 @@ def name_of(dtype: torch.dtype | None) -> str:
     return "float32" if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of a call, after one that warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
 def peak_bytes(call: Callable[[], object], device: torch.device) -> float:
     """Peak memory of a call beyond what is in use before it."""
     if device.type != "cuda":
@@ -250,25 +239,30 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     side, dtype = 4096, mixed_precision(device)
     factor = torch.randn(side, side, device=device, dtype=dtype)
-    peak = 2 * side**3 / seconds_of(lambda: factor @ factor, device, options.repeats)
+    peak = 2 * side**3 / medians_of({"": lambda: factor @ factor}, options.repeats, device)[""]
     print(f"{name_of(dtype)} matrix product of {side} x {side}: {peak / 1e12:.2f} TFLOP/s")
     print(f"{'':>14} {'size':>5} {'batch':>6} {'images/s':>9} {'ns a pixel':>11} {'bytes a pixel':>14} {'of peak':>8}")
     result = {}
-    designs = {"AutoencoderVQ": AutoencoderVQ, "MONAI VQVAE": lambda: VQVAE(**TUTORIAL)}
-    for name, make in designs.items():
-        for size, batch in options.shapes if name == "AutoencoderVQ" else options.peer_shapes:
+    for name, make, shapes in (
+        ("AutoencoderVQ", AutoencoderVQ, options.shapes),
+        ("MONAI VQVAE", lambda: VQVAE(**TUTORIAL), options.peer_shapes),
+    ):
+        steps, operations = {}, {}
+        for size, batch in shapes:
             torch.manual_seed(0)
-            step = training_step(make(), device)
             images = torch.rand(batch, 1, size, size, device=device)
+            steps[f"{size}_{batch}"] = partial(training_step(make(), device), images)
             with FlopCounterMode(display=False) as counter:
-                step(images)
-            seconds = seconds_of(lambda step=step, images=images: step(images), device, options.repeats)
-            pixels = batch * size**2
-            memory = peak_bytes(lambda step=step, images=images: step(images), device) / pixels
-            cost, share = 1e9 * seconds / pixels, counter.get_total_flops() / seconds / peak
+                steps[f"{size}_{batch}"]()
+            operations[f"{size}_{batch}"] = counter.get_total_flops()
+        medians = medians_of(steps, options.repeats, device)
+        for (size, batch), (key, step) in zip(shapes, steps.items(), strict=True):
+            seconds, pixels = medians[key], batch * size**2
+            cost, share = 1e9 * seconds / pixels, operations[key] / seconds / peak
+            memory = peak_bytes(step, device) / pixels
             figures = f"{batch / seconds:>9.1f} {cost:>11.0f} {memory:>14.0f} {share:>8.2f}"
             print(f"{name:>14} {size:>5} {batch:>6} {figures}", flush=True)
-            result[f"{'' if name == 'AutoencoderVQ' else 'peer_'}ns_per_pixel_{size}_{batch}"] = round(cost)
+            result[f"{'' if name == 'AutoencoderVQ' else 'peer_'}ns_per_pixel_{key}"] = round(cost)
     return result
 
 
