@@ -247,8 +247,8 @@ class VQPriorInferer(Inferer):
         The arguments and the errors are those of :meth:`sample`; errors are raised before anything is drawn.
 
         Returns:
-            an iterator over the tiles: which rows of what :meth:`sample` returns they are, and the grids of these rows,
-            (rows, *grid) int64.
+            an iterator over the tiles. Each is a pair of numbers of rows, those of what :meth:`sample` returns, and the
+            grids of these rows, (rows, *grid) int64.
         """
         wanted = list(indices)
         if seed < 0 or any(index < 0 for index in wanted):
