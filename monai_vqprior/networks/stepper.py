@@ -122,9 +122,9 @@ class PositionStepper:
 
     A position of a layer takes four operations, none of which allocates. The inputs of a line lie side by side in one
     buffer, in which the window that a position sees is a view. The weights are laid out once as matrices, and carry
-    what else there is to do: tanh(x) = 2 sigmoid(2x) - 1 makes of both nonlinearities one sigmoid, which costs a third
-    of a tanh; its factors and signs are folded into the matrices around it. A constant 1 beside the features brings in
-    the bias.
+    what else there is to do: tanh(x) = 2 sigmoid(2x) - 1 makes of both nonlinearities one sigmoid, which a CPU computes
+    faster than a tanh; its factors and signs are folded into the matrices around it. A constant 1 beside the features
+    brings in the bias.
 
     Args:
         layers: the layers of a prior; read once, so that later changes of their weights do not count.

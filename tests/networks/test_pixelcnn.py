@@ -170,6 +170,24 @@ def test_generate_visits_the_logits_of_forward(options: dict[str, object], condi
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
 
 
+@each_network
+@pytest.mark.parametrize("batch", [1, 4, 128])
+def test_generate_in_bfloat16_is_as_near_as_forward(options: dict[str, object], batch: int) -> None:
+    network = prior(**options).bfloat16()
+    codes = grids(network, batch)
+    labels, values = conditions(network, batch)
+    values = None if values is None else values.bfloat16()
+    with torch.no_grad():
+        dense = network(codes, labels, values).double()
+    logits = generated(network, codes, labels, values)[1].double()
+    # The network of the same rounded weights whose arithmetic is not rounded.
+    with torch.no_grad():
+        expected = network.double()(codes, labels, None if values is None else values.double())
+    error, error_of_dense = (float((x - expected).std() / expected.std()) for x in (logits, dense))
+    assert 0 < error < 0.02
+    assert 0 < error_of_dense < 0.02
+
+
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(
     size=st.lists(st.integers(1, 5), min_size=2, max_size=3),
