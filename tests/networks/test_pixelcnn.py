@@ -176,13 +176,13 @@ def test_generate_in_bfloat16_is_as_near_as_forward(options: dict[str, object], 
     network = prior(**options).bfloat16()
     codes = grids(network, batch)
     labels, values = conditions(network, batch)
-    values = None if values is None else values.bfloat16()
+    values = values.bfloat16()
     with torch.no_grad():
         dense = network(codes, labels, values).double()
     logits = generated(network, codes, labels, values)[1].double()
     # The network of the same rounded weights whose arithmetic is not rounded.
     with torch.no_grad():
-        expected = network.double()(codes, labels, None if values is None else values.double())
+        expected = network.double()(codes, labels, values.double())
     error, error_of_dense = (float((x - expected).std() / expected.std()) for x in (logits, dense))
     assert 0 < error < 0.02
     assert 0 < error_of_dense < 0.02
