@@ -19,7 +19,7 @@ import shlex
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,20 @@ def load_configs(root: Path, names: Sequence[str]) -> dict[str, Any]:
     return merged
 
 
-def saved_settings(folders: Sequence[str | Path], config: Mapping[str, Any]) -> dict[str, Any]:
+def saved_settings(
+    folders: Sequence[str | Path],
+    prior_folders: Sequence[str | Path],
+    config: Mapping[str, Any],
+    prior_keys: Collection[str],
+) -> dict[str, Any]:
     """
-    The settings that a trained network has beside it, where they differ from a configuration.
+    The settings that trained networks have beside them, where they differ from a configuration.
 
     Args:
-        folders: folders of checkpoints; the first with a ``settings.json`` counts.
+        folders: folders of the VQ-VAE; the first with a ``settings.json`` counts.
+        prior_folders: folders of the prior, likewise.
         config: the configuration.
+        prior_keys: which settings are the prior's.
 
     Returns:
         values of top-level keys of the configuration.
@@ -156,16 +163,21 @@ def saved_settings(folders: Sequence[str | Path], config: Mapping[str, Any]) -> 
     Raises:
         InputError: when the file cannot be read.
     """
+    own = {key: value for key, value in _first_settings(folders).items() if key not in prior_keys}
+    prior = {key: value for key, value in _first_settings(prior_folders).items() if key in prior_keys}
+    settings = {**own, **prior}
+    told = {**config, **settings}
+    return {key: value for key, value in settings.items() if key in config and _value(config[key], told) != value}
+
+
+def _first_settings(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """The first ``settings.json`` in some folders, an empty dictionary where there is none."""
     for folder in folders:
         path = Path(folder) / "settings.json"
         if path.is_file():
             from monai_vqprior.engines import read_settings
 
-            settings = read_settings(path)
-            told = {**config, **settings}
-            return {
-                key: value for key, value in settings.items() if key in config and _value(config[key], told) != value
-            }
+            return read_settings(path)
     return {}
 
 

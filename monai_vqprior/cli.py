@@ -284,25 +284,27 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
     root = bundle_root(options.bundle)
     given = {key.removeprefix("override."): v for key, v in vars(options).items() if key.startswith("override.")}
     given = {**given, **options.overrides, **changes}
-    places = [Path(given.get("output_dir", "output")) / "models", root / "models"]
-    if given.get("ckpt") is not None:
-        places.insert(0, Path(given["ckpt"]).parent)
+    run, shipped = Path(given.get("output_dir", "output")) / "models", root / "models"
+    # Each network has its settings beside its weights, wherever these lie.
+    places = [run if given.get("ckpt") is None else Path(given["ckpt"]).parent, run, shipped]
+    prior_places = [run if given.get("ckpt_prior") is None else Path(given["ckpt_prior"]).parent, places[0], shipped]
     if "output_dir" in given:
         given["output_dir"] = str(Path(str(given["output_dir"])).absolute())
     fine_tune = getattr(options, "fine_tune", False)
     if fine_tune:
         names = [*names, _FINE_TUNE]
-        places = [root / "models"]
-        if given.get("pretrained") is not None:
-            places.insert(0, Path(given["pretrained"]).parent)
+        places = prior_places = [
+            shipped if given.get("pretrained") is None else Path(given["pretrained"]).parent,
+            shipped,
+        ]
     config = load_configs(root, names)
     if "models_dir" not in config:  # what uses no weights has nothing to do with those of the bundle
-        places.remove(root / "models")
+        places, prior_places = ([place for place in some if place != shipped] for some in (places, prior_places))
     if options.command == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         names = [*names, _TOGETHER]
     # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.
     new = config.get("stage") == "vqvae" and not given.get("resume") and not fine_tune
-    settings = {} if new else saved_settings(places, config)
+    settings = {} if new else saved_settings(places, prior_places, config, _prior_keys(root))
     if options.command in ("train", "demo"):
         if not given.get("resume"):
             settings.pop("conditions", None)  # fitted to the data of the run before
@@ -310,6 +312,12 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
         known = load_configs(root, _STAGES["prior"])
         given = {key: value for key, value in given.items() if _top(key) in config or _top(key) not in known}
     run_configs(root, names, {**settings, **given})
+
+
+def _prior_keys(root: Path) -> set[str]:
+    """Which settings are those of the prior alone."""
+    own, all_of_it = (set(load_configs(root, [name])["settings"]) for name in _STAGES["prior"])
+    return all_of_it - own
 
 
 def _top(key: str) -> str:
@@ -322,7 +330,8 @@ def _train(options: argparse.Namespace) -> None:
     models = Path(getattr(options, "override.output_dir", "output")) / "models"
     resume = len(stages) > 1 and getattr(options, "override.resume", False)
     if options.fine_tune:
-        _check_pretrained(stages, bundle_root(options.bundle), options.overrides.get("pretrained"))
+        size = getattr(options, "override.spatial_size", None)
+        _check_pretrained(stages, bundle_root(options.bundle), options.overrides.get("pretrained"), size)
     begun = {stage: (models / f"{stage}_last.pt").is_file() for stage in stages}
     if resume and not any(begun.values()):
         raise InputError(f"there is nothing to resume: {models} holds no run.")
@@ -336,6 +345,9 @@ def _train(options: argparse.Namespace) -> None:
     for stage in stages:
         # Stage by stage: one that was never begun starts, one that is done is left alone.
         changes = {"resume": begun[stage]} if resume else {}
+        if stage == "prior" and resume and begun[stage] and _must_begin_anew(models):
+            print("stage prior: the VQ-VAE has been trained further and its codes are others, so the prior begins anew")
+            changes = {"resume": False, "overwrite": True}
         try:
             _run(options, _STAGES[stage], **changes)
         except Exception as error:
@@ -346,14 +358,33 @@ def _train(options: argparse.Namespace) -> None:
                 print(f"stage {stage}: {wrong}")
 
 
-def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None) -> None:
-    """Refuse to start from weights that are not there, before anything is written or a stage trained in vain."""
-    from monai_vqprior.engines import find_checkpoint
+def _must_begin_anew(models: Path) -> bool:
+    """Whether the VQ-VAE of a run is another than the one on whose codes its prior was trained."""
+    from monai_vqprior.engines import has_other_codes, read_checkpoint
+
+    weights = models / _WEIGHTS["vqvae"]
+    return weights.is_file() and has_other_codes(models / "settings.json", read_checkpoint(weights))
+
+
+def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None, spatial_size: Any) -> None:
+    """
+    Refuse to start from weights that are not there or not of the size asked for, before anything is written or a stage
+    trained in vain.
+    """
+    from monai_vqprior.engines import find_checkpoint, read_settings
 
     if pretrained is not None and len(stages) > 1:
         raise InputError("--pretrained names the weights of one network: pass --stage vqvae or --stage prior with it.")
     for stage in stages:
-        find_checkpoint(_WEIGHTS[stage], [root / "models"], pretrained, "pretrained")
+        weights = find_checkpoint(_WEIGHTS[stage], [root / "models"], pretrained, "pretrained")
+        settings = None if weights is None else weights.parent / "settings.json"
+        if stage == "prior" and spatial_size is not None and settings is not None and settings.is_file():
+            trained = read_settings(settings).get("spatial_size", spatial_size)
+            if trained != spatial_size:
+                raise InputError(
+                    f"the prior in {weights} is of slices of {trained} pixels, not {spatial_size}, and cannot be "
+                    "fine-tuned to them: pass --fine_tune --stage vqvae, then --stage prior without --fine_tune."
+                )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -189,6 +189,27 @@ def test_resume_goes_on_with_both_stages(
     assert state["trainer"]["iteration"] == 2 * state["trainer"]["epoch_length"]
 
 
+def test_a_prior_of_other_codes_does_not_go_on(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A VQ-VAE that is trained further has other codes, of which the prior of before knows nothing."""
+    output = shutil.copytree(run, tmp_path / "run")
+    assert train(phantom, output, "--stage", "vqvae", "--resume", "--max_epochs", "3", "--learning_rate", "0.01") == 0
+    assert (output / "models" / "model.pt").read_bytes() != (run / "models" / "model.pt").read_bytes()
+    capsys.readouterr()
+    words = ["--output_dir", output, "--device", "cpu"]
+    resumed = ["train", "--stage", "prior", "--dataset_dir", phantom, *words, "--resume", "--max_epochs", "2"]
+    assert "trained on the codes of another VQ-VAE" in fails(capsys, *resumed)
+    assert main([*map(str, ["sample", *words, "--num_samples", 1])]) == 0
+    assert "prior.pt was trained on the codes of another VQ-VAE" in capsys.readouterr().err
+    before = (output / "models" / "prior.pt").read_bytes()
+    assert train(phantom, output, "--resume", "--max_epochs", "3") == 0  # both stages, of which the first is done
+    assert "the prior begins anew" in capsys.readouterr().out
+    assert (output / "models" / "prior.pt").read_bytes() != before
+    assert main([*map(str, ["sample", *words, "--num_samples", 1, "--overwrite"])]) == 0
+    assert "another VQ-VAE" not in capsys.readouterr().err
+
+
 def test_evaluate_without_a_prior(run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "models").mkdir()
     for name in ("model.pt", "settings.json"):

@@ -244,6 +244,28 @@ def test_wrong_conditions_of_sample(
     assert not (run / "samples").exists()
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_conditional_prior_in_a_folder_of_its_own(
+    run: Path, named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each network has its settings beside its weights."""
+    (tmp_path / "vqvae").mkdir()
+    (tmp_path / "prior" / "models").mkdir(parents=True)
+    known = settings(run)
+    shutil.copy(run / "models" / "model.pt", tmp_path / "vqvae")
+    shutil.copy(run / "models" / "prior.pt", tmp_path / "prior" / "models")
+    own = {key: value for key, value in known.items() if key.startswith("prior_") or key == "conditions"}
+    for folder, part in (("prior/models", own), ("vqvae", {k: v for k, v in known.items() if k not in own})):
+        (tmp_path / folder / "settings.json").write_text(json.dumps(part))
+    words = ["sample", "--ckpt", tmp_path / "vqvae" / "model.pt", "--device", "cpu", "--num_samples", 2]
+    if named:
+        words += ["--ckpt_prior", tmp_path / "prior" / "models" / "prior.pt", "--output_dir", tmp_path / "out"]
+    else:
+        words += ["--output_dir", tmp_path / "prior"]
+    assert main([*map(str, words), "--condition", "group=A"]) == 0
+    assert len(list(tmp_path.rglob("samples/*.png"))) == 2
+
+
 @pytest.mark.parametrize("stage", ["both", "prior"])
 def test_wrong_conditions_of_train(
     run: Path, cohort: Path, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -96,3 +96,13 @@ def test_weights_that_are_missing_or_do_not_fit(
     ]:
         assert tune(given, phantom, tmp_path / "run", *more) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_prior_of_another_size_is_refused_before_the_first_stage(
+    bundle: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(bundle, phantom, tmp_path / "out", "--spatial_size", "16") == 2
+    message = capsys.readouterr().err
+    assert "prior.pt is of slices of 32 pixels, not 16" in message
+    assert "--stage vqvae" in message
+    assert not (tmp_path / "out").exists()

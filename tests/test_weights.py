@@ -46,7 +46,7 @@ def test_monais_command_needs_no_settings() -> None:
     """The configurations describe the networks of the weights; how to train such networks may have changed since."""
     for names in (["inference.json", "sample.json"], ["train.json", "train_prior.json", "evaluate.json"]):
         config = load_configs(bundle_root(), names)
-        changed = saved_settings([MODELS], config)
+        changed = saved_settings([MODELS], [MODELS], config, {"conditions"})
         codebook = changed.pop("codebook", {})
         assert changed == {}
         parser = ConfigParser(config)

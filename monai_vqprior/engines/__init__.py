@@ -12,7 +12,16 @@
 from __future__ import annotations
 
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
-from monai_vqprior.engines.checkpoints import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
+from monai_vqprior.engines.checkpoints import (
+    check_same_autoencoder,
+    find_checkpoint,
+    fingerprint,
+    has_other_codes,
+    load_weights,
+    read_checkpoint,
+    tell_of_another_autoencoder,
+    unwrap,
+)
 from monai_vqprior.engines.memory import keep_freed_memory
 from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
 from monai_vqprior.engines.setup import (
@@ -39,11 +48,13 @@ __all__ = [
     "check_num_embeddings",
     "check_output",
     "check_run",
+    "check_same_autoencoder",
     "check_spatial_size",
     "claim_run",
     "component_config",
     "find_checkpoint",
     "fingerprint",
+    "has_other_codes",
     "joined_processes",
     "keep_freed_memory",
     "load_weights",
@@ -53,6 +64,7 @@ __all__ = [
     "select_device",
     "single_process",
     "start_processes",
+    "tell_of_another_autoencoder",
     "unwrap",
     "write_settings",
 ]

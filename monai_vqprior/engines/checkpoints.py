@@ -21,9 +21,19 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai_vqprior.engines.setup import read_settings
 from monai_vqprior.errors import InputError
 
-__all__ = ["find_checkpoint", "fingerprint", "load_weights", "read_checkpoint", "unwrap"]
+__all__ = [
+    "check_same_autoencoder",
+    "find_checkpoint",
+    "fingerprint",
+    "has_other_codes",
+    "load_weights",
+    "read_checkpoint",
+    "tell_of_another_autoencoder",
+    "unwrap",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -121,21 +131,71 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         ]
         raise InputError(
             f"{path} is of another architecture ({len(missing)} tensors missing, {len(surplus)} unknown, "
-            f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with."
+            f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with, such as its "
+            "--spatial_size."
         )
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)
     return network
 
 
-def fingerprint(network: nn.Module) -> str:
+def has_other_codes(settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor]) -> bool:
+    """
+    Whether a prior was trained on the codes of another autoencoder, as far as its settings know.
+
+    Args:
+        settings: the file of the settings beside the prior; where there is none, nothing is known.
+        autoencoder: the autoencoder that it is to be used with, or its state dictionary.
+    """
+    known = read_settings(settings).get("autoencoder_weights") if Path(settings).is_file() else None
+    return known is not None and known != fingerprint(autoencoder)
+
+
+def check_same_autoencoder(
+    settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor], resume: bool = False
+) -> None:
+    """
+    Refuse to go on with a prior whose codes have become others: its weights would fit, and know nothing of them.
+
+    Args:
+        settings: see :func:`has_other_codes`.
+        autoencoder: what makes the codes now.
+        resume: whether the run that is there goes on.
+
+    Raises:
+        InputError: when it goes on and was trained on the codes of another autoencoder.
+    """
+    if resume and has_other_codes(settings, autoencoder):
+        raise InputError(
+            "the prior to resume was trained on the codes of another VQ-VAE, or of this one before it was trained "
+            "further: train it anew with --stage prior --overwrite, or name those weights with --ckpt."
+        )
+
+
+def tell_of_another_autoencoder(prior: str | os.PathLike[str] | None, autoencoder: nn.Module) -> None:
+    """
+    Warn when a prior was trained on the codes of another autoencoder, as far as the settings beside it know.
+
+    Args:
+        prior: the prior's weights, or None.
+        autoencoder: what it is used with.
+    """
+    if prior is not None and has_other_codes(Path(prior).parent / "settings.json", autoencoder):
+        logger.warning("%s was trained on the codes of another VQ-VAE: name its weights with --ckpt", prior)
+
+
+def fingerprint(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     """
     A short text that tells the weights of a network from others: 16 hexadecimal digits of their SHA-256.
 
     Names, types, shapes and values of all parameters and buffers count; the file they came from and the device do not.
+
+    Args:
+        network: the network, or its state dictionary.
     """
+    state = unwrap(network).state_dict() if isinstance(network, nn.Module) else network
     digest = hashlib.sha256()
-    for name, tensor in sorted(unwrap(network).state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

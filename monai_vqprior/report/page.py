@@ -15,7 +15,7 @@ import base64
 import html
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,26 +66,21 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     Gather what a run has left in its folder on one page, ``report.html``, with the pictures inside it.
 
     Args:
-        output_dir: folder with ``metrics.json``, ``reconstructions.png``, ``samples.png`` and ``neighbors.png``, or
-            some of them.
+        output_dir: folder with ``metrics.json``, ``reconstructions.png``, ``samples.png``, ``neighbors.png`` and
+            ``neighbors.json``, or some of them.
 
     Returns:
         path of the page.
 
     Raises:
-        InputError: when the folder has none of them, or ``metrics.json`` cannot be read.
+        InputError: when the folder has none of them, or ``metrics.json`` or ``neighbors.json`` cannot be read.
     """
     folder = Path(output_dir)
-    parts = []
-    metrics_file = folder / "metrics.json"
-    if metrics_file.is_file():
-        try:
-            parts.append(_metrics_table(json.loads(metrics_file.read_text(encoding="utf-8"))))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{metrics_file} cannot be read ({error!r}): run `vqprior evaluate` again.") from error
+    parts = _table(folder / "metrics.json", _metrics_table, "evaluate")
     for name, title, note in _PICTURES:
         if (folder / name).is_file():
             parts.append(_figure(folder / name, title, note))
+    parts += _table(folder / "neighbors.json", _neighbors_table, "neighbors")
     if not parts:
         raise InputError(f"{folder} holds no results: run `vqprior evaluate`, `reconstruct` or `sample` first.")
     page = (
@@ -95,6 +90,39 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     path = write_text(folder / "report.html", page)
     print(f"report written to {path}")
     return path
+
+
+def _table(path: Path, make: Callable[[Any], str], command: str) -> list[str]:
+    """What a table makes of a JSON file, or nothing where there is no such file."""
+    if not path.is_file():
+        return []
+    try:
+        return [make(json.loads(path.read_text(encoding="utf-8")))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}): run `vqprior {command}` again.") from error
+
+
+def _neighbors_table(content: Mapping[str, Any]) -> str:
+    """How near samples are to training slices, beside how near slices of unseen subjects are."""
+    summary = content["summary"]
+    rows = []
+    for key, label in (
+        ("sample_to_train", "sample to the nearest training slice"),
+        ("validation_to_train", "validation slice to the same"),
+        ("sample_to_other_sample", "sample to the nearest other sample"),
+    ):
+        told = summary[key]
+        figures = ("median", "quantile_5_percent", "minimum")
+        cells = "".join(f'<td class="number">{"" if told is None else f"{told[name]:.4f}"}</td>' for name in figures)
+        rows.append(f"<tr><td>{label}</td>{cells}</tr>")
+    ratio = "undefined" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
+    return (
+        f"<p>{summary['samples']} samples; distance: {html.escape(summary['distance'])}.</p>\n<table><tr><th></th>"
+        f"<th>median</th><th>5 % quantile</th><th>minimum</th></tr>\n{''.join(rows)}</table>\n"
+        f'<p class="note">Ratio of the medians, samples to validation slices: {ratio}. About 1: samples are as far '
+        "from the training slices as slices of unseen subjects are; well below 1: they are nearer, as they are when the "
+        "prior has memorized training slices.</p>"
+    )
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> str:

@@ -65,6 +65,22 @@ def folder(tmp_path: Path, summary: dict[str, Any]) -> Path:
     return tmp_path
 
 
+def test_figures_of_the_neighbors(folder: Path) -> None:
+    far = {"median": 0.25, "quantile_5_percent": 0.125, "minimum": 0.0625}
+    summary = {"samples": 3, "distance": "a <b", "sample_to_train": far, "sample_to_other_sample": None, "ratio": 0.5}
+    summary["validation_to_train"] = {name: 2 * value for name, value in far.items()}
+    (folder / "neighbors.json").write_text(json.dumps({"summary": summary, "samples": []}))
+    page = Page(write_report(folder))
+    assert ["sample to the nearest training slice", "0.2500", "0.1250", "0.0625"] in page.rows
+    assert ["validation slice to the same", "0.5000", "0.2500", "0.1250"] in page.rows
+    assert ["sample to the nearest other sample", "", "", ""] in page.rows
+    assert "3 samples; distance: a <b." in page.text
+    assert "samples to validation slices: 0.500." in page.text
+    (folder / "neighbors.json").write_text("{}")
+    with pytest.raises(InputError, match=r"neighbors.json cannot be read .*run `vqprior neighbors` again"):
+        write_report(folder)
+
+
 def test_all_of_a_run_on_one_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_report(folder)
     assert path == folder / "report.html"
