@@ -26,6 +26,7 @@ from skimage.metrics import structural_similarity
 
 import monai_vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
+from monai_vqprior.engines import fingerprint
 from monai_vqprior.transforms import LoadSliced
 
 # The bundle through MONAI's own commands, and the package through a script that uses no bundle at all.
@@ -133,7 +134,9 @@ def test_zoo_properties(workflow_type: str, trained: Path, phantom: Path) -> Non
 
 
 def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
+    weights = torch.load(trained / "models" / "model.pt", weights_only=True)
     assert json.loads((trained / "models" / "settings.json").read_text()) == {
+        "autoencoder_weights": fingerprint(weights),
         **{key: SMALL[key] for key in ("spatial_size", "channels", "num_embeddings", "embedding_dim")},
         "patch_size": 4,
         "num_encoder_blocks": 2,

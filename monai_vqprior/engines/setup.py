@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "check_counts",
     "check_num_embeddings",
     "check_output",
+    "check_positive",
     "check_run",
     "check_spatial_size",
     "claim_run",
@@ -105,6 +107,21 @@ def check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
+def check_positive(**values: float) -> None:
+    """
+    Refuse values that are not positive, finite numbers.
+
+    Args:
+        values: the values, by the names of their options.
+
+    Raises:
+        InputError: with the first that is wrong.
+    """
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise InputError(f"{name} must be a positive number, got {value!r}.")
 
 
 def check_spatial_size(spatial_size: int | Sequence[int], stride: int) -> None:

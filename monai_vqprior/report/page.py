@@ -120,8 +120,8 @@ def _neighbors_table(content: Mapping[str, Any]) -> str:
         f"<p>{summary['samples']} samples; distance: {html.escape(summary['distance'])}.</p>\n<table><tr><th></th>"
         f"<th>median</th><th>5 % quantile</th><th>minimum</th></tr>\n{''.join(rows)}</table>\n"
         f'<p class="note">Ratio of the medians, samples to validation slices: {ratio}. About 1: samples are as far '
-        "from the training slices as slices of unseen subjects are; well below 1: they are nearer, as they are when the "
-        "prior has memorized training slices.</p>"
+        "from the training slices as slices of unseen subjects are; well below 1: they are nearer, as they are when "
+        "the prior has memorized training slices.</p>"
     )
 
 
