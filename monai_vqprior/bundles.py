@@ -12,9 +12,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import logging
 import os
+import pydoc
 import shlex
 import shutil
 import warnings
@@ -26,7 +28,15 @@ from typing import Any
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import atomic_path, claim_output
 
-__all__ = ["bundle_root", "command_line", "copy_bundle", "pack_bundle", "run_configs", "saved_settings"]
+__all__ = [
+    "bundle_root",
+    "command_line",
+    "copy_bundle",
+    "pack_bundle",
+    "run_configs",
+    "saved_settings",
+    "unknown_argument",
+]
 
 #: what the model zoo wants of this bundle: its files, those that this package needs, and at most so many bytes a file.
 _ZOO_FILES = (
@@ -192,7 +202,7 @@ def _value(item: Any, config: Mapping[str, Any]) -> Any:
 
 def check_keys(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """
-    Refuse to override what the configuration does not have, which MONAI would silently add.
+    Refuse to override what the configuration does not have, which MONAI would silently add, or fail of.
 
     Raises:
         InputError: with the key that was probably meant.
@@ -203,6 +213,53 @@ def check_keys(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(name, config, n=1)
             hint = f"did you mean --{close[0]}?" if close else "see --help for the options."
             raise InputError(f"there is no option --{key}: {hint}")
+        unknown = unknown_argument(key, {**config, **overrides})
+        if unknown is not None:
+            raise InputError(f"there is no option --{key}: {unknown}")
+
+
+def unknown_argument(key: str, config: Mapping[str, Any]) -> str | None:
+    """
+    What is wrong with a key such as ``train#loss#ssim_weight`` when the component there takes no such argument.
+
+    Args:
+        key: key of an override.
+        config: the configuration, with all overrides in it.
+
+    Returns:
+        a sentence; None when the component takes the argument, or when that cannot be told.
+    """
+    parent, _, name = key.lstrip("+~").rpartition("#")
+    component = _item(parent, config)
+    if not isinstance(component, dict) or name in component or name.startswith("_"):
+        return None
+    target = config.get(f"{parent}#_target_", component.get("_target_"))
+    # A name without a module is one of MONAI's own.
+    kind = pydoc.locate(target) if isinstance(target, str) and "." in target else None
+    if not callable(kind):
+        return None
+    from torch import nn
+
+    # A module without arguments of its own has those of Module, which takes any and refuses them then.
+    bare = getattr(kind, "__init__", None) is nn.Module.__init__
+    parameters = {} if bare else dict(inspect.signature(kind).parameters)
+    if name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    close = difflib.get_close_matches(name, parameters, n=1)
+    return f"{target} takes no {name}" + (
+        f", did you mean {close[0]}?" if close else f", but {', '.join(parameters) or 'nothing'}."
+    )
+
+
+def _item(key: str, config: Mapping[str, Any]) -> Any:
+    """An item below the top level, as the last of the stacked files has set it; None where there is none."""
+    if key in config:
+        return config[key]
+    parent, _, name = key.rpartition("#")
+    item = _item(parent, config) if parent else None
+    if isinstance(item, dict):
+        return item.get(name)
+    return item[int(name)] if isinstance(item, list) and name.isdigit() and int(name) < len(item) else None
 
 
 def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> str:

@@ -17,12 +17,20 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_vqprior import __version__
-from monai_vqprior.bundles import bundle_root, copy_bundle, load_configs, pack_bundle, run_configs, saved_settings
+from monai_vqprior.bundles import (
+    bundle_root,
+    copy_bundle,
+    load_configs,
+    pack_bundle,
+    run_configs,
+    saved_settings,
+    unknown_argument,
+)
 from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
 
 __all__ = ["main"]
@@ -309,8 +317,10 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
         if not given.get("resume"):
             settings.pop("conditions", None)  # fitted to the data of the run before
         # What only the other stage knows is meant for it alone.
-        known = load_configs(root, _STAGES["prior"])
-        given = {key: value for key, value in given.items() if _top(key) in config or _top(key) not in known}
+        told = {**settings, **given}
+        stages = [load_configs(root, stage) for stage in _STAGES.values()]
+        known = {key for key in given if any(_knows(stage, key, told) for stage in stages)}
+        given = {key: value for key, value in given.items() if key not in known or _knows(config, key, told)}
     run_configs(root, names, {**settings, **given})
 
 
@@ -320,9 +330,9 @@ def _prior_keys(root: Path) -> set[str]:
     return all_of_it - own
 
 
-def _top(key: str) -> str:
-    """Top-level key of an override such as ``train#loss#l1_weight``."""
-    return key.split("#")[0]
+def _knows(config: Mapping[str, Any], key: str, overrides: Mapping[str, Any]) -> bool:
+    """Whether a configuration with these overrides has a place for one of them, such as ``train#loss#l1_weight``."""
+    return key.split("#")[0] in config and unknown_argument(key, {**config, **overrides}) is None
 
 
 def _train(options: argparse.Namespace) -> None:

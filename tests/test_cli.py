@@ -189,6 +189,52 @@ def test_resume_goes_on_with_both_stages(
     assert state["trainer"]["iteration"] == 2 * state["trainer"]["epoch_length"]
 
 
+def test_an_argument_of_one_stage_is_meant_for_it_alone(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(phantom, tmp_path / "run", "--train#loss#ssim_weight", "2") == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("$ "))
+    assert "ssim_weight" in first
+    assert "ssim_weight" not in second
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--train#loss#ssim_wieght", "2"], "TokenizerLoss takes no ssim_wieght, did you mean ssim_weight?"),
+        (["--network_def#chanels", "[8]"], "AutoencoderVQ takes no chanels, did you mean channels?"),
+        (["--codebook#levels", "[8,8]"], "EMACodebook takes no levels, but num_embeddings, "),
+        (["--train#loss#ssim_weight", "2", "--stage", "prior"], None),
+        (["--learning_rate", "-1"], "learning_rate must be a number of at least 0, got -1"),
+        (["--learning_rate", "abc"], "learning_rate must be a number of at least 0, got 'abc'"),
+    ],
+)
+def test_an_argument_that_no_component_takes(
+    run: Path,
+    phantom: Path,
+    words: list[str],
+    named: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    if named is None:
+        assert train(phantom, output, "--ckpt", str(run / "models" / "model.pt"), *words) == 0
+        return
+    assert named in fails(capsys, "train", "--dataset_dir", phantom, "--output_dir", output, *QUICK, *words)
+    assert not output.exists()
+
+
+def test_an_argument_of_a_component_that_is_asked_for(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The component that the command line names counts, not the one of the configuration."""
+    words = ["--stage", "vqvae", "--num_embeddings", "16", "--embedding_dim", "2", "--codebook#_target_"]
+    words += ["monai_vqprior.networks.FSQCodebook", "--codebook#level", "[4,4]"]
+    command = ["train", "--dataset_dir", phantom, "--output_dir", tmp_path / "out", *QUICK, *words]
+    assert "FSQCodebook takes no level, did you mean levels?" in fails(capsys, *command)
+
+
 def test_a_prior_of_other_codes_does_not_go_on(
     run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,7 +64,9 @@ def test_vqprior_commands_of_documents_parse() -> None:
     """Every option in a document is one of the command's, or a key of its configurations."""
     commands = [line for document in DOCUMENTS for line in shell_commands(document) if line.startswith("vqprior ")]
     assert len(commands) >= 6
-    known = load_configs(bundle_root(), ["train.json", "train_prior.json", "inference.json", "sample.json"])
+    # The training of the VQ-VAE last, whose loss is the one with arguments.
+    known = load_configs(bundle_root(), ["train_prior.json", "inference.json", "sample.json", "train.json"])
+    known = {key: value for key, value in known.items() if "#" not in key}
     for command in commands:
         words = ["1" if word in ("DIR", "FILE") else word for word in shlex.split(command)[1:]]
         if words[0] in ("train", "evaluate", "reconstruct") and "--dataset_dir" not in words:

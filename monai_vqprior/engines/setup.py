@@ -28,9 +28,9 @@ from monai_vqprior.files import write_text
 __all__ = [
     "check_conditions",
     "check_counts",
+    "check_not_negative",
     "check_num_embeddings",
     "check_output",
-    "check_positive",
     "check_run",
     "check_spatial_size",
     "claim_run",
@@ -109,9 +109,9 @@ def check_counts(**counts: int) -> None:
             raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
-def check_positive(**values: float) -> None:
+def check_not_negative(**values: float) -> None:
     """
-    Refuse values that are not positive, finite numbers.
+    Refuse values that are not finite numbers of at least 0.
 
     Args:
         values: the values, by the names of their options.
@@ -120,8 +120,8 @@ def check_positive(**values: float) -> None:
         InputError: with the first that is wrong.
     """
     for name, value in values.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise InputError(f"{name} must be a positive number, got {value!r}.")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise InputError(f"{name} must be a number of at least 0, got {value!r}.")
 
 
 def check_spatial_size(spatial_size: int | Sequence[int], stride: int) -> None:

@@ -25,9 +25,9 @@ from monai.bundle import ConfigParser
 from monai_vqprior.engines import (
     check_conditions,
     check_counts,
+    check_not_negative,
     check_num_embeddings,
     check_output,
-    check_positive,
     check_run,
     check_spatial_size,
     claim_run,
@@ -274,11 +274,11 @@ class TestCheckConditions:
         check_conditions(tmp_path / "settings.json", [self.AGE], resume=True)
 
 
-@pytest.mark.parametrize("value", [0, -0.001, float("inf"), float("nan"), "abc", None, True])
-def test_check_positive_refuses_what_is_not(value: object) -> None:
-    check_positive(learning_rate=1e-9, other=2)
-    with pytest.raises(InputError, match=r"learning_rate must be a positive number, got "):
-        check_positive(other=1.0, learning_rate=value)  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", [-1, -0.001, float("inf"), float("nan"), "abc", None, True])
+def test_check_not_negative_refuses_what_is_not(value: object) -> None:
+    check_not_negative(learning_rate=0, other=2.5)
+    with pytest.raises(InputError, match=r"learning_rate must be a number of at least 0, got "):
+        check_not_negative(other=1.0, learning_rate=value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [0, -3, 0.5, True, "4", None])
