@@ -112,13 +112,14 @@ def main() -> None:
         how = f"{processes} workers" if processes else f"one process, {workers} threads"
         print(f"{64:>5} {ours:>8.2f} {dense:>8.2f}   {ours / dense:.2f} of a forward pass ({how})", flush=True)
     print("microseconds a position at batch 1, by side of the grid:")
-    calls = {}
-    for side in (16, 32, 64):
-        other = prior(side, options.channels, options.layers, options.kernel_size)
-        calls[f"us_per_position_{side}"] = sampling(other, 1)
-    for (name, seconds), side in zip(medians_of(calls, options.repeats).items(), (16, 32, 64), strict=True):
-        result[name] = 1e6 * seconds / side**2
-        print(f"{side:>5} {result[name]:>8.0f}", flush=True)
+    sides = {f"us_per_position_{side}": side for side in (16, 32, 64)}
+    calls = {
+        name: sampling(prior(side, options.channels, options.layers, options.kernel_size), 1)
+        for name, side in sides.items()
+    }
+    for name, seconds in medians_of(calls, options.repeats).items():
+        result[name] = 1e6 * seconds / sides[name] ** 2
+        print(f"{sides[name]:>5} {result[name]:>8.0f}", flush=True)
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 
 

@@ -326,8 +326,7 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
 
 def _prior_keys(root: Path) -> set[str]:
     """Which settings are those of the prior alone."""
-    own, all_of_it = (set(load_configs(root, [name])["settings"]) for name in _STAGES["prior"])
-    return all_of_it - own
+    return set(load_configs(root, _STAGES["prior"])["settings"])
 
 
 def _knows(config: Mapping[str, Any], key: str, overrides: Mapping[str, Any]) -> bool:
@@ -356,7 +355,8 @@ def _train(options: argparse.Namespace) -> None:
         # Stage by stage: one that was never begun starts, one that is done is left alone.
         changes = {"resume": begun[stage]} if resume else {}
         if stage == "prior" and resume and begun[stage] and _must_begin_anew(models):
-            print("stage prior: the VQ-VAE has been trained further and its codes are others, so the prior begins anew")
+            if os.environ.get("RANK", "0") == "0":
+                print("stage prior: the VQ-VAE is another than before, and so are its codes: the prior begins anew")
             changes = {"resume": False, "overwrite": True}
         try:
             _run(options, _STAGES[stage], **changes)
@@ -370,8 +370,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _must_begin_anew(models: Path) -> bool:
     """Whether the VQ-VAE of a run is another than the one on whose codes its prior was trained."""
-    from monai_vqprior.engines import has_other_codes, read_checkpoint
+    from monai_vqprior.engines import has_other_codes, joined_processes, read_checkpoint
 
+    with joined_processes() as processes:
+        processes.wait()  # until process 0 has written the last weights of the stage before
     weights = models / _WEIGHTS["vqvae"]
     return weights.is_file() and has_other_codes(models / "settings.json", read_checkpoint(weights))
 
@@ -381,6 +383,8 @@ def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None,
     Refuse to start from weights that are not there or not of the size asked for, before anything is written or a stage
     trained in vain.
     """
+    from monai.utils import ensure_tuple_rep
+
     from monai_vqprior.engines import find_checkpoint, read_settings
 
     if pretrained is not None and len(stages) > 1:
@@ -390,7 +394,7 @@ def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None,
         settings = None if weights is None else weights.parent / "settings.json"
         if stage == "prior" and spatial_size is not None and settings is not None and settings.is_file():
             trained = read_settings(settings).get("spatial_size", spatial_size)
-            if trained != spatial_size:
+            if ensure_tuple_rep(trained, 2) != ensure_tuple_rep(spatial_size, 2):
                 raise InputError(
                     f"the prior in {weights} is of slices of {trained} pixels, not {spatial_size}, and cannot be "
                     "fine-tuned to them: pass --fine_tune --stage vqvae, then --stage prior without --fine_tune."

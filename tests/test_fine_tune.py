@@ -106,3 +106,4 @@ def test_a_prior_of_another_size_is_refused_before_the_first_stage(
     assert "prior.pt is of slices of 32 pixels, not 16" in message
     assert "--stage vqvae" in message
     assert not (tmp_path / "out").exists()
+    assert tune(bundle, phantom, tmp_path / "out", "--spatial_size", "[32,32]") == 0  # the size of the prior

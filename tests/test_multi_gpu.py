@@ -108,6 +108,11 @@ def test_vqprior_trains_together(phantom: Path, tmp_path: Path) -> None:
     resumed = torchrun(tmp_path, "monai_vqprior", "train", *options, "--resume")
     assert resumed.count("stage vqvae: the run in") == 1
     assert "prior epoch 1" in resumed
+    # The first stage goes on, to other codes; all processes agree that the prior begins anew.
+    further = [*options[: options.index("--max_epochs")], "--max_epochs", "2", "--learning_rate", "0.01"]
+    anew = torchrun(tmp_path, "monai_vqprior", "train", *further, "--resume")
+    assert anew.count("the prior begins anew") == 1
+    assert anew.count("prior epoch 1") == 1
 
 
 def test_processes_that_would_each_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,14 @@ from monai_vqprior.losses import ssim_map
 from monai_vqprior.metrics import nearest_images
 from monai_vqprior.transforms import BytesToUnit, LoadSlice
 
-__all__ = ["read_samples", "write_neighbors"]
+__all__ = ["DISTANCES", "read_samples", "write_neighbors"]
 
+#: The distances of ``summary`` in ``neighbors.json``, and what each is.
+DISTANCES = (
+    ("sample_to_train", "sample to nearest training slice"),
+    ("validation_to_train", "validation slice to the same"),
+    ("sample_to_other_sample", "sample to nearest other sample"),
+)
 _DISTANCE = "root-mean-square difference of the intensities, which are 0..1"
 # Pairs of images that SSIM is computed on at a time.
 _BATCH = 16
@@ -179,7 +185,7 @@ def _write_sheet(path: Path, images: torch.Tensor, others: torch.Tensor) -> None
 def _print(summary: Mapping[str, Any], output: Path) -> None:
     """Say what ``neighbors.json`` says."""
 
-    def line(name: str, key: str) -> str:
+    def line(key: str, name: str) -> str:
         told = summary[key]
         figures = "only one sample" if told is None else "".join(f"{value:>14.4f}" for value in told.values())
         return f"  {name:<40}{figures}\n"
@@ -189,9 +195,7 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
         f"{summary['samples']} samples, {summary['train_slices']} training slices of {summary['train_subjects']} "
         f"subjects, {summary['validation_slices']} validation slices of {summary['validation_subjects']} subjects\n"
         f"  {'RMS difference, of intensities in 0..1':<40}{'median':>14}{'5 % quantile':>14}{'minimum':>14}\n"
-        f"{line('sample to nearest training slice', 'sample_to_train')}"
-        f"{line('validation slice to the same', 'validation_to_train')}"
-        f"{line('sample to nearest other sample', 'sample_to_other_sample')}"
+        f"{''.join(line(key, name) for key, name in DISTANCES)}"
         f"  mean SSIM of a sample and its nearest training slice: {summary['mean_ssim']:.4f}\n"
         f"  ratio of the medians, samples to validation slices: {ratio}\n"
         "  about 1: samples are as far from the training slices as slices of unseen subjects are; well below 1: they\n"

@@ -21,6 +21,7 @@ from typing import Any
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_text
+from monai_vqprior.report.neighbors import DISTANCES
 
 __all__ = ["write_report"]
 
@@ -106,11 +107,7 @@ def _neighbors_table(content: Mapping[str, Any]) -> str:
     """How near samples are to training slices, beside how near slices of unseen subjects are."""
     summary = content["summary"]
     rows = []
-    for key, label in (
-        ("sample_to_train", "sample to the nearest training slice"),
-        ("validation_to_train", "validation slice to the same"),
-        ("sample_to_other_sample", "sample to the nearest other sample"),
-    ):
+    for key, label in DISTANCES:
         told = summary[key]
         figures = ("median", "quantile_5_percent", "minimum")
         cells = "".join(f'<td class="number">{"" if told is None else f"{told[name]:.4f}"}</td>' for name in figures)

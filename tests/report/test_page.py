@@ -71,9 +71,9 @@ def test_figures_of_the_neighbors(folder: Path) -> None:
     summary["validation_to_train"] = {name: 2 * value for name, value in far.items()}
     (folder / "neighbors.json").write_text(json.dumps({"summary": summary, "samples": []}))
     page = Page(write_report(folder))
-    assert ["sample to the nearest training slice", "0.2500", "0.1250", "0.0625"] in page.rows
+    assert ["sample to nearest training slice", "0.2500", "0.1250", "0.0625"] in page.rows
     assert ["validation slice to the same", "0.5000", "0.2500", "0.1250"] in page.rows
-    assert ["sample to the nearest other sample", "", "", ""] in page.rows
+    assert ["sample to nearest other sample", "", "", ""] in page.rows
     assert "3 samples; distance: a <b." in page.text
     assert "samples to validation slices: 0.500." in page.text
     (folder / "neighbors.json").write_text("{}")
