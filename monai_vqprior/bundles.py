@@ -32,9 +32,11 @@ __all__ = [
     "bundle_root",
     "command_line",
     "copy_bundle",
+    "named_codebooks",
     "pack_bundle",
     "run_configs",
     "saved_settings",
+    "setting_keys",
     "unknown_argument",
 ]
 
@@ -152,11 +154,27 @@ def load_configs(root: Path, names: Sequence[str]) -> dict[str, Any]:
     return merged
 
 
+def setting_keys(root: Path, names: Sequence[str]) -> set[str]:
+    """Which settings a stack of configurations writes down beside the weights that it trains."""
+    settings = load_configs(root, names).get("settings")
+    return set(settings) if isinstance(settings, dict) else set()
+
+
+def named_codebooks(*configs: Mapping[str, Any]) -> set[str]:
+    """The classes of codebooks that configurations or overrides name: those who wrote them know what they run."""
+    told = [config.get(key) for config in configs for key in ("codebook#_target_", "codebook::_target_")]
+    parts = [config.get("codebook") for config in configs]
+    told += [part.get("_target_") for part in parts if isinstance(part, dict)]
+    return {target for target in told if isinstance(target, str)}
+
+
 def saved_settings(
     folders: Sequence[str | Path],
     prior_folders: Sequence[str | Path],
     config: Mapping[str, Any],
     prior_keys: Collection[str],
+    keys: Collection[str] | None = None,
+    codebooks: Collection[str] | None = (),
 ) -> dict[str, Any]:
     """
     The settings that trained networks have beside them, where they differ from a configuration.
@@ -166,28 +184,33 @@ def saved_settings(
         prior_folders: folders of the prior, likewise.
         config: the configuration.
         prior_keys: which settings are the prior's.
+        keys: see :func:`monai_vqprior.engines.read_settings`.
+        codebooks: likewise.
 
     Returns:
         values of top-level keys of the configuration.
 
     Raises:
-        InputError: when the file cannot be read.
+        InputError: when a file cannot be read, or holds more than data.
     """
-    own = {key: value for key, value in _first_settings(folders).items() if key not in prior_keys}
-    prior = {key: value for key, value in _first_settings(prior_folders).items() if key in prior_keys}
+    found, found_prior = (_first_settings(some, keys, codebooks) for some in (folders, prior_folders))
+    own = {key: value for key, value in found.items() if key not in prior_keys}
+    prior = {key: value for key, value in found_prior.items() if key in prior_keys}
     settings = {**own, **prior}
     told = {**config, **settings}
     return {key: value for key, value in settings.items() if key in config and _value(config[key], told) != value}
 
 
-def _first_settings(folders: Sequence[str | Path]) -> dict[str, Any]:
+def _first_settings(
+    folders: Sequence[str | Path], keys: Collection[str] | None, codebooks: Collection[str] | None
+) -> dict[str, Any]:
     """The first ``settings.json`` in some folders, an empty dictionary where there is none."""
     for folder in folders:
         path = Path(folder) / "settings.json"
         if path.is_file():
             from monai_vqprior.engines import read_settings
 
-            return read_settings(path)
+            return read_settings(path, keys, codebooks)
     return {}
 
 

@@ -26,9 +26,11 @@ from monai_vqprior.bundles import (
     bundle_root,
     copy_bundle,
     load_configs,
+    named_codebooks,
     pack_bundle,
     run_configs,
     saved_settings,
+    setting_keys,
     unknown_argument,
 )
 from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
@@ -312,8 +314,15 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
         names = [*names, _TOGETHER]
     # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.
     new = config.get("stage") == "vqvae" and not given.get("resume") and not fine_tune
-    settings = {} if new else saved_settings(places, prior_places, config, _prior_keys(root))
+    prior_keys = setting_keys(root, _STAGES["prior"])
+    keys = prior_keys | setting_keys(root, _STAGES["vqvae"])
+    settings = {}
+    if not new:
+        codebooks = named_codebooks(config, given)
+        settings = saved_settings(places, prior_places, config, prior_keys, keys, codebooks)
     if options.command in ("train", "demo"):
+        # A training adds to the settings that lie in its folder: they are looked at now, not when it has begun.
+        saved_settings([run], [run], config, prior_keys, keys, codebooks=None)
         if not given.get("resume"):
             settings.pop("conditions", None)  # fitted to the data of the run before
         # What only the other stage knows is meant for it alone.
@@ -322,11 +331,6 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
         known = {key for key in given if any(_knows(stage, key, told) for stage in stages)}
         given = {key: value for key, value in given.items() if key not in known or _knows(config, key, told)}
     run_configs(root, names, {**settings, **given})
-
-
-def _prior_keys(root: Path) -> set[str]:
-    """Which settings are those of the prior alone."""
-    return set(load_configs(root, _STAGES["prior"])["settings"])
 
 
 def _knows(config: Mapping[str, Any], key: str, overrides: Mapping[str, Any]) -> bool:
@@ -393,7 +397,7 @@ def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None,
         weights = find_checkpoint(_WEIGHTS[stage], [root / "models"], pretrained, "pretrained")
         settings = None if weights is None else weights.parent / "settings.json"
         if stage == "prior" and spatial_size is not None and settings is not None and settings.is_file():
-            trained = read_settings(settings).get("spatial_size", spatial_size)
+            trained = read_settings(settings, codebooks=None).get("spatial_size", spatial_size)
             if ensure_tuple_rep(trained, 2) != ensure_tuple_rep(spatial_size, 2):
                 raise InputError(
                     f"the prior in {weights} is of slices of {trained} pixels, not {spatial_size}, and cannot be "

@@ -11,18 +11,43 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["atomic_path", "claim_output", "write_png", "write_text"]
+__all__ = [
+    "MOST_PIXELS",
+    "MOST_VOXELS",
+    "atomic_path",
+    "check_extent",
+    "claim_output",
+    "open_picture",
+    "read_json",
+    "write_png",
+    "write_text",
+]
+
+#: Pixels of a picture and voxels of a volume that are read at most, 8192 x 8192 and some 645 along each axis. A header
+#: of a few bytes can claim any number, and a small file can hold it; what is decoded takes some bytes for each.
+MOST_PIXELS = 2**26
+MOST_VOXELS = 2**28
+
+#: Formats of pictures. Pillow knows more, of which one runs another program: Encapsulated PostScript.
+_FORMATS = ("PNG", "JPEG", "TIFF")
+# Levels of lists and dictionaries in a JSON file, and digits of a whole number, at most.
+_MOST_LEVELS = 16
+_MOST_DIGITS = 20
 
 
 @contextmanager
@@ -109,3 +134,120 @@ def claim_output(path: str | os.PathLike[str], overwrite: bool = False, what: st
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}): name another folder for the {what}.") from error
     return folder
+
+
+def check_extent(path: str | os.PathLike[str], shape: Sequence[int]) -> None:
+    """
+    Refuse a picture or a volume that is larger than anybody means, by its header, before it is decoded.
+
+    Args:
+        path: the file.
+        shape: pixels or voxels along each axis; two axes are a picture, more a volume.
+
+    Raises:
+        InputError: when there are more than :data:`MOST_PIXELS` or :data:`MOST_VOXELS`.
+    """
+    most, what = (MOST_PIXELS, "pixels") if len(shape) == 2 else (MOST_VOXELS, "voxels")
+    if math.prod(map(int, shape)) > most:
+        raise InputError(
+            f"{path} has {' x '.join(str(size) for size in shape)} {what} by its header, more than the {most} that are "
+            "read: make it smaller, or leave such files out with --skip_bad."
+        )
+
+
+@contextmanager
+def open_picture(path: str | os.PathLike[str], formats: Sequence[str] = _FORMATS) -> Iterator[Image.Image]:
+    """
+    Open a picture whose size is known to be sensible; its pixels are decoded when they are asked for.
+
+    Args:
+        path: the file.
+        formats: the formats that it may have, as Pillow names them.
+
+    Yields:
+        the picture, open.
+
+    Raises:
+        InputError: when it has more than :data:`MOST_PIXELS` pixels.
+        OSError: and others of Pillow's errors, when it is no picture in one of the formats.
+    """
+    with warnings.catch_warnings():
+        # Pillow warns of some large pictures and refuses others; here one limit holds for all.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(path, formats=tuple(formats))
+    with image:
+        check_extent(path, image.size)
+        yield image
+
+
+def read_json(
+    path: str | os.PathLike[str], advice: str = "mend it or remove it", most_bytes: int = 2**20
+) -> dict[str, Any]:
+    """
+    Read a JSON file of another program, or of a stranger: an object of plain values, and nothing that JSON has not.
+
+    Args:
+        path: the file.
+        advice: what to do about one that cannot be read.
+        most_bytes: how large it may be.
+
+    Returns:
+        the object, at most 16 levels deep, with finite numbers of at most 20 digits.
+
+    Raises:
+        InputError: naming the file, when it is missing, too large, not UTF-8, no JSON or no object, or has a key twice,
+            a number that is not finite or too long, or too many levels.
+    """
+    try:
+        size = Path(path).stat().st_size
+        if size > most_bytes:
+            raise ValueError(f"{size} bytes, more than {most_bytes}")
+        content = json.loads(
+            Path(path).read_text(encoding="utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}, not an object")
+        _check_plain(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}): {advice}.") from error
+    return content
+
+
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key is there twice: readers would differ in which of them they take."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key is there twice")
+    return content
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:_MOST_DIGITS]} is not finite")
+    return value
+
+
+def _check_plain(content: Any) -> None:
+    """Refuse what is nested too deeply, and text that cannot be written again, half a pair of surrogates."""
+    level: list[Any] = [content]
+    for _ in range(_MOST_LEVELS):
+        for item in level:
+            for text in item if isinstance(item, dict) else (item,):
+                if isinstance(text, str) and not text.isascii():
+                    text.encode()
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level = [value for values in inner for value in values]
+        if not level:
+            return
+    raise ValueError(f"more than {_MOST_LEVELS} levels")

@@ -50,7 +50,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number is finite, and may be too large to be made a float.
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def whole(least: int, most: int) -> Kind:
@@ -106,6 +107,11 @@ FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 #: text with something in it, such as the path of a file.
 TEXT = Kind(
     "text that is not empty", lambda value: isinstance(value, str) and value.strip() != "" and "\0" not in value
+)
+#: what a configuration takes as it stands, wherever in it: MONAI evaluates and resolves text with these three signs.
+PLAIN_TEXT = Kind(
+    "text in one line without $, @ and %",
+    lambda value: isinstance(value, str) and value.isprintable() and not set(value) & set("$@%"),
 )
 #: one side of a slice for both, or height and width.
 SIZE = either(whole(1, 8192), several(whole(1, 8192), 2, 2, "a height and a width, such as [160,128]"))

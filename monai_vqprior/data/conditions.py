@@ -20,6 +20,7 @@ from typing import Any
 
 from monai_vqprior.data.layout import natural_key
 from monai_vqprior.errors import InputError
+from monai_vqprior.values import PLAIN_TEXT
 
 __all__ = ["Conditions", "fit_condition"]
 
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: cells that say that nothing is known, in lower case: an empty one, BIDS' n/a, what R and pandas write.
 _MISSING = ("", "n/a", "na", "nan")
-#: A string that MONAI's configurations would take for code or a reference cannot be a setting.
-_NOT_IN_CONFIGURATIONS = "$@%"
 _FAR = 5  # standard deviations from the training's mean
 
 
@@ -217,15 +216,26 @@ def fit_condition(name: str, cells: Sequence[str]) -> dict[str, Any]:
         logger.warning("the condition %s is %s for all slices of the training split", name, known[0])
     numbers = [number for number in map(_number, known) if number is not None]
     classes = sorted(set(known), key=natural_key) if len(numbers) < len(known) else []
-    for text in (name, *classes):
-        if set(text) & set(_NOT_IN_CONFIGURATIONS):
-            raise InputError(f"{text!r} cannot be written into a configuration, where $, @ and % mean more: rename it.")
+    _check_text(name, *classes)
     if classes:
         return {"name": name, "classes": classes}
-    mean = math.fsum(numbers) / len(numbers)
-    std = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
+    try:
+        mean = math.fsum(numbers) / len(numbers)
+        std = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
+    except OverflowError as error:
+        raise InputError(f"the condition {name!r} has numbers that are too large, such as {max(numbers)}.") from error
     # Values that are all the same have no scale; 1 leaves them at zero.
     return {"name": name, "mean": float(f"{mean:.6g}"), "std": float(f"{std:.6g}") or 1.0}
+
+
+def _check_text(*texts: str) -> None:
+    """Refuse names and classes that a configuration, which they are written into, would not leave as they are."""
+    for text in texts:
+        if not PLAIN_TEXT.accepts(text):
+            raise InputError(
+                f"{text!r} cannot be written into a configuration, where $, @ and % mean more and each text is one "
+                "line: rename it."
+            )
 
 
 def _entry(condition: Mapping[str, Any]) -> _Label | _Value:
@@ -234,10 +244,15 @@ def _entry(condition: Mapping[str, Any]) -> _Label | _Value:
         told = dict(condition)
         name = str(told.pop("name"))
         if set(told) == {"classes"} and told["classes"] and not isinstance(told["classes"], str):
-            return _Label(name, tuple(map(str, told["classes"])))
-        if set(told) == {"mean", "std"} and float(told["std"]) > 0:
+            classes = tuple(map(str, told["classes"]))
+            _check_text(name, *classes)
+            return _Label(name, classes)
+        if set(told) == {"mean", "std"} and 0 < float(told["std"]) < math.inf and math.isfinite(float(told["mean"])):
+            _check_text(name)
             return _Value(name, float(told["mean"]), float(told["std"]))
-    except (TypeError, ValueError, KeyError):
+    except InputError:
+        raise
+    except (TypeError, ValueError, KeyError, OverflowError):
         pass
     raise InputError(
         f"a known condition has a name and classes, or a name, a mean and a positive std, got {condition!r}."

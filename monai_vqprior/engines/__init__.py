@@ -24,8 +24,8 @@ from monai_vqprior.engines.checkpoints import (
 )
 from monai_vqprior.engines.memory import keep_freed_memory
 from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
+from monai_vqprior.engines.settings import check_conditions, component_config, read_settings, write_settings
 from monai_vqprior.engines.setup import (
-    check_conditions,
     check_counts,
     check_not_negative,
     check_num_embeddings,
@@ -33,11 +33,8 @@ from monai_vqprior.engines.setup import (
     check_run,
     check_spatial_size,
     claim_run,
-    component_config,
     mixed_precision,
-    read_settings,
     select_device,
-    write_settings,
 )
 
 __all__ = [

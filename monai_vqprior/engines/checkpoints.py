@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai_vqprior.engines.setup import read_settings
+from monai_vqprior.engines.settings import read_settings
 from monai_vqprior.errors import InputError
 
 __all__ = [
@@ -147,7 +147,7 @@ def has_other_codes(settings: str | os.PathLike[str], autoencoder: nn.Module | M
         settings: the file of the settings beside the prior; where there is none, nothing is known.
         autoencoder: the autoencoder that it is to be used with, or its state dictionary.
     """
-    known = read_settings(settings).get("autoencoder_weights") if Path(settings).is_file() else None
+    known = read_settings(settings, codebooks=None).get("autoencoder_weights") if Path(settings).is_file() else None
     return known is not None and known != fingerprint(autoencoder)
 
 

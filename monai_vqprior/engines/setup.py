@@ -11,22 +11,17 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import write_text
 
 __all__ = [
-    "check_conditions",
     "check_counts",
     "check_not_negative",
     "check_num_embeddings",
@@ -34,11 +29,8 @@ __all__ = [
     "check_run",
     "check_spatial_size",
     "claim_run",
-    "component_config",
     "mixed_precision",
-    "read_settings",
     "select_device",
-    "write_settings",
 ]
 
 
@@ -225,28 +217,6 @@ def claim_run(
             path.unlink(missing_ok=True)
 
 
-def component_config(component: Any) -> dict[str, Any]:
-    """
-    The configuration that builds a component like this one, for :func:`write_settings`.
-
-    Args:
-        component: an object that keeps the arguments it was made with as attributes of their names.
-
-    Returns:
-        its ``_target_``, by the shortest path, and its arguments. Those that JSON has no word for, such as objects, are
-        left out.
-    """
-    kind = type(component)
-    package = kind.__module__.rpartition(".")[0]
-    exported = package and getattr(importlib.import_module(package), kind.__name__, None) is kind
-    config: dict[str, Any] = {"_target_": f"{package if exported else kind.__module__}.{kind.__qualname__}"}
-    for name in inspect.signature(kind).parameters:
-        value = getattr(component, name, None)
-        if isinstance(value, (bool, int, float, str, list)):
-            config[name] = value
-    return config
-
-
 def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:
     """
     Check that a codebook has as many codes as metrics and prior are told.
@@ -259,57 +229,3 @@ def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:
             f"the codebook has {codebook.num_embeddings} codes, but num_embeddings is {num_embeddings}: pass "
             f"--num_embeddings {codebook.num_embeddings}."
         )
-
-
-def check_conditions(
-    path: str | os.PathLike[str], conditions: Sequence[Mapping[str, Any]], resume: bool = False
-) -> None:
-    """
-    Refuse to go on with a run under other conditions: its weights would fit, and mean something else.
-
-    Args:
-        path: the settings of the run that is there, if there is one.
-        conditions: what :class:`~monai_vqprior.data.Conditions` are made of, in this run.
-        resume: whether the run that is there goes on.
-
-    Raises:
-        InputError: when it goes on and had other conditions.
-    """
-    if resume and Path(path).is_file():
-        before = read_settings(path).get("conditions", [])
-        if before != list(conditions):
-            raise InputError(
-                f"the run to resume was trained with the conditions {before}, got {list(conditions)}: resume with "
-                "those, or train anew with --overwrite."
-            )
-
-
-def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-    """
-    Write down the settings that another command needs in order to rebuild a trained network.
-
-    The ``vqprior`` command reads them from beside the checkpoint, so that ``evaluate`` need not be told the
-    ``spatial_size`` that ``train`` was given.
-
-    Args:
-        path: JSON file to write; settings of an earlier stage that are not named here are kept.
-        settings: values of top-level configuration keys.
-
-    Raises:
-        InputError: when there is a file that cannot be read.
-    """
-    before = read_settings(path) if Path(path).is_file() else {}
-    write_text(path, json.dumps({**before, **settings}, indent=2) + "\n")
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """
-    Read what :func:`write_settings` wrote.
-
-    Raises:
-        InputError: when the file cannot be read.
-    """
-    try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): mend it or remove it.") from error

@@ -1,0 +1,259 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import os
+import re
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_vqprior.data import Conditions
+from monai_vqprior.errors import InputError
+from monai_vqprior.files import read_json, write_text
+from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook
+from monai_vqprior.values import PLAIN_TEXT, SETTINGS, Kind, number, several, whole
+
+__all__ = ["check_conditions", "component_config", "read_settings", "write_settings"]
+
+_CODEBOOKS = {
+    f"{module}.{kind.__name__}": kind
+    for kind in (CosineCodebook, EMACodebook, FSQCodebook)
+    for module in ("monai_vqprior.networks", kind.__module__)
+}
+# What component_config writes down of one of these: what is no plain value, such as the gradient, it leaves out.
+_CODEBOOK_ARGUMENTS = {
+    "num_embeddings": SETTINGS["num_embeddings"],
+    "embedding_dim": SETTINGS["embedding_dim"],
+    "decay": number(0, 1, below=True),
+    "commitment_cost": number(0, 1e12),
+    "revival_threshold": number(0, 1, below=True),
+    "entropy_weight": number(0, 1e12),
+    "accumulation_steps": whole(1, 10**6),
+    "levels": several(whole(2, 2**20)),
+}
+_MOST_CODES = 2**20
+# Numbers, in one array of a network that settings describe, at most: 1 GiB in float32.
+_MOST_NUMBERS = 2**28
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of JSON is data to MONAI, whatever it is used for."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float)) or PLAIN_TEXT.accepts(value)
+
+
+_PLAIN = Kind(f"a number, true, false, null, {PLAIN_TEXT.description}, or a list of these", _is_plain)
+_FINGERPRINT = Kind(
+    "16 hexadecimal digits", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+)
+_CLASS = Kind(
+    "the path of a class, such as monai_vqprior.networks.EMACodebook",
+    lambda value: isinstance(value, str) and all(part.isidentifier() for part in value.split(".")),
+)
+
+
+def read_settings(
+    path: str | os.PathLike[str], keys: Collection[str] | None = None, codebooks: Collection[str] | None = ()
+) -> dict[str, Any]:
+    """
+    Read what :func:`write_settings` wrote, or a stranger: settings are data, and none of them can run code.
+
+    Whoever shares weights shares these settings beside them, which become values of a configuration. So each must be
+    what a setting of its name may be (:data:`monai_vqprior.values.SETTINGS`), and no text may be one that MONAI
+    evaluates or resolves.
+
+    Args:
+        path: the file.
+        keys: the settings that there may be, those that the configurations write down; None for any.
+        codebooks: classes outside of this package that the codebook may be of, since the user or a configuration has
+            named them; None for any class, where nothing is built of it.
+
+    Returns:
+        values of top-level configuration keys.
+
+    Raises:
+        InputError: when the file cannot be read or holds anything else.
+    """
+    content = read_json(path)
+    _check(content, path, keys, codebooks)
+    return content
+
+
+def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """
+    Write down the settings that another command needs in order to rebuild a trained network.
+
+    The ``vqprior`` command reads them from beside the checkpoint, so that ``evaluate`` need not be told the
+    ``spatial_size`` that ``train`` was given.
+
+    Args:
+        path: JSON file to write; settings of an earlier stage that are not named here are kept.
+        settings: values of top-level configuration keys.
+
+    Raises:
+        InputError: when there is a file that cannot be read, or the settings could not be read again.
+    """
+    before = read_settings(path, codebooks=None) if Path(path).is_file() else {}
+    text = json.dumps({**before, **settings}, indent=2)
+    _check(json.loads(text), path, None, None)
+    write_text(path, text + "\n")
+
+
+def check_conditions(
+    path: str | os.PathLike[str], conditions: Sequence[Mapping[str, Any]], resume: bool = False
+) -> None:
+    """
+    Refuse to go on with a run under other conditions: its weights would fit, and mean something else.
+
+    Args:
+        path: the settings of the run that is there, if there is one.
+        conditions: what :class:`~monai_vqprior.data.Conditions` are made of, in this run.
+        resume: whether the run that is there goes on.
+
+    Raises:
+        InputError: when it goes on and had other conditions.
+    """
+    if resume and Path(path).is_file():
+        before = read_settings(path, codebooks=None).get("conditions", [])
+        if before != list(conditions):
+            raise InputError(
+                f"the run to resume was trained with the conditions {before}, got {list(conditions)}: resume with "
+                "those, or train anew with --overwrite."
+            )
+
+
+def component_config(component: Any) -> dict[str, Any]:
+    """
+    The configuration that builds a component like this one, for :func:`write_settings`.
+
+    Args:
+        component: an object that keeps the arguments it was made with as attributes of their names.
+
+    Returns:
+        its ``_target_``, by the shortest path, and its arguments. Those that JSON has no word for, such as objects, are
+        left out.
+    """
+    kind = type(component)
+    package = kind.__module__.rpartition(".")[0]
+    exported = package and getattr(importlib.import_module(package), kind.__name__, None) is kind
+    config: dict[str, Any] = {"_target_": f"{package if exported else kind.__module__}.{kind.__qualname__}"}
+    for name in inspect.signature(kind).parameters:
+        value = getattr(component, name, None)
+        if isinstance(value, (bool, int, float, str, list)):
+            config[name] = value
+    return config
+
+
+def _check(
+    settings: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    keys: Collection[str] | None,
+    codebooks: Collection[str] | None,
+) -> None:
+    """Refuse settings that are more than data, or not of their kinds, naming their file."""
+    try:
+        for key, value in settings.items():
+            if not key.isidentifier() or key.startswith("_") or (keys is not None and key not in keys):
+                raise InputError(f"it has no setting {_short(key)}")
+            if key == "codebook":
+                _check_codebook(value, codebooks)
+            elif key == "conditions":
+                _check_fitted(value)
+            elif key == "autoencoder_weights":
+                _check_kind(key, value, _FINGERPRINT)
+            else:
+                _check_kind(key, value, SETTINGS.get(key, _PLAIN))
+                _check_kind(key, value, _PLAIN)
+        _check_memory(settings)
+    except InputError as error:
+        raise InputError(f"{path} cannot be used, {str(error).rstrip('.')}: mend it or remove it.") from error
+
+
+def _check_kind(name: str, value: Any, kind: Kind) -> None:
+    if not kind.accepts(value):
+        raise InputError(f"{name} must be {kind.description}, got {_short(value)}")
+
+
+def _check_codebook(config: Any, codebooks: Collection[str] | None) -> None:
+    """Refuse a configuration that builds anything but a codebook, or one of ours of wrong arguments."""
+    if not isinstance(config, dict):
+        raise InputError(f"codebook must be an object with a _target_, got {_short(config)}")
+    arguments = dict(config)
+    target = arguments.pop("_target_", None)
+    _check_kind("codebook _target_", target, _CLASS)
+    ours = _CODEBOOKS.get(target)
+    if ours is None and codebooks is not None and target not in codebooks:
+        raise InputError(
+            f"its codebook is the class {_short(target)}, which is not of this package: if you know and trust its "
+            "code, name it with --codebook#_target_, otherwise"
+        )
+    known = None if ours is None else set(inspect.signature(ours).parameters) & set(_CODEBOOK_ARGUMENTS)
+    for name, value in arguments.items():
+        if not name.isidentifier() or name.startswith("_") or (known is not None and name not in known):
+            raise InputError(f"its codebook takes no {_short(name)}")
+        _check_kind(f"codebook {name}", value, _PLAIN if ours is None else _CODEBOOK_ARGUMENTS[name])
+    if ours is FSQCodebook and math.prod(arguments.get("levels", [])) > _MOST_CODES:
+        raise InputError(f"codebook levels must make at most {_MOST_CODES} codes, got {_short(arguments['levels'])}")
+
+
+def _check_fitted(conditions: Any) -> None:
+    """Refuse conditions that are not those of a trained prior, in the very words of :class:`Conditions`."""
+    if not isinstance(conditions, list) or not all(isinstance(entry, dict) for entry in conditions):
+        raise InputError(f"conditions must be those of a trained prior, got {_short(conditions)}")
+    if Conditions(conditions).settings != conditions:
+        raise InputError(f"conditions must have names and classes that are text, got {_short(conditions)}")
+
+
+def _check_memory(settings: Mapping[str, Any]) -> None:
+    """
+    Refuse a network of which one array is larger than anybody means: it would be made before its weights are read.
+
+    Each setting is of its kind by now; one that is missing counts as small.
+    """
+
+    codebook = settings.get("codebook", {})
+
+    def largest(key: str) -> int:
+        values = [part[key] for part in (settings, codebook) if key in part]
+        numbers = [number for value in values for number in (value if isinstance(value, list) else [value])]
+        return max([1, *(number for number in numbers if isinstance(number, int))])
+
+    size = settings.get("spatial_size", 1)
+    pixels = math.prod(size) if isinstance(size, list) else size**2
+    width, prior_width = largest("channels"), largest("prior_channels")
+    stride = settings.get("patch_size", 1) * 2 ** (len(settings.get("channels", [1])) - 1)
+    arrays = {
+        "num_embeddings and embedding_dim": largest("num_embeddings") * largest("embedding_dim"),
+        "channels": 9 * width**2,
+        "channels and patch_size": width * largest("patch_size") ** 2,
+        "prior_channels and prior_kernel_size": 4 * prior_width**2 * largest("prior_kernel_size") ** 2,
+        "prior_channels and num_embeddings": prior_width * largest("num_embeddings"),
+    }
+    if settings.get("prior_position_logits"):
+        arrays["spatial_size and num_embeddings"] = pixels // stride**2 * largest("num_embeddings")
+    for names, numbers in arrays.items():
+        if numbers > _MOST_NUMBERS:
+            raise InputError(f"{names} ask for {numbers} numbers in one array, more than {_MOST_NUMBERS}")
+
+
+def _short(value: Any) -> str:
+    """A value on a line, cut where it is long."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 60
+    return shortened.repr(value)
