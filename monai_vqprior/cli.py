@@ -374,12 +374,12 @@ def _train(options: argparse.Namespace) -> None:
 
 def _must_begin_anew(models: Path) -> bool:
     """Whether the VQ-VAE of a run is another than the one on whose codes its prior was trained."""
-    from monai_vqprior.engines import has_other_codes, joined_processes, read_checkpoint
+    from monai_vqprior.engines import has_other_codes, joined_processes, read_weights
 
     with joined_processes() as processes:
         processes.wait()  # until process 0 has written the last weights of the stage before
     weights = models / _WEIGHTS["vqvae"]
-    return weights.is_file() and has_other_codes(models / "settings.json", read_checkpoint(weights))
+    return weights.is_file() and has_other_codes(models / "settings.json", read_weights(weights))
 
 
 def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None, spatial_size: Any) -> None:

@@ -113,6 +113,16 @@ PLAIN_TEXT = Kind(
     "text in one line without $, @ and %",
     lambda value: isinstance(value, str) and value.isprintable() and not set(value) & set("$@%"),
 )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float)) or PLAIN_TEXT.accepts(value)
+
+
+#: what is data to MONAI, whatever it is used for.
+PLAIN = Kind(f"a number, true, false, null, {PLAIN_TEXT.description}, or a list of these", _is_plain)
 #: one side of a slice for both, or height and width.
 SIZE = either(whole(1, 8192), several(whole(1, 8192), 2, 2, "a height and a width, such as [160,128]"))
 _SHARE = number(0, 1)

@@ -47,19 +47,20 @@ def read_table(
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval="", skipinitialspace=True)
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table (CSV or TSV, UTF-8): {error}") from error
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval="", skipinitialspace=True)
-    columns = [column.strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
     id_column = next((column for column in id_columns if column in columns), None)
     if id_column is None:
         raise InputError(f"{path} has no column of ids ({', '.join(id_columns)}); its columns: {', '.join(columns)}.")
 
     table: dict[Hashable, dict[str, str]] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
+    for line, row in rows:
+        where = f"{path}, line {line}"
         if None in row:
             raise InputError(f"{where}: more cells than the {len(columns)} columns.")
         cells = {column: cell.strip() for column, cell in row.items()}

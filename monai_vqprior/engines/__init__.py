@@ -19,6 +19,7 @@ from monai_vqprior.engines.checkpoints import (
     has_other_codes,
     load_weights,
     read_checkpoint,
+    read_weights,
     tell_of_another_autoencoder,
     unwrap,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "mixed_precision",
     "read_checkpoint",
     "read_settings",
+    "read_weights",
     "select_device",
     "single_process",
     "start_processes",

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai_vqprior.engines.container import container_fault, content_fault, spare_of
 from monai_vqprior.engines.settings import read_settings
 from monai_vqprior.errors import InputError
 
@@ -31,6 +32,7 @@ __all__ = [
     "has_other_codes",
     "load_weights",
     "read_checkpoint",
+    "read_weights",
     "tell_of_another_autoencoder",
     "unwrap",
 ]
@@ -84,19 +86,46 @@ def find_checkpoint(
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
-    Read a checkpoint, tensors and plain values only, onto the CPU.
+    Read a checkpoint, tensors and plain values only, onto the CPU, when its checksums say that it is whole.
 
     Raises:
-        InputError: when the file cannot be read as one.
+        InputError: when the file is damaged, cannot be read as a checkpoint or holds NaN, with the command that brings
+            back an earlier one where there is one beside it.
     """
+    fault = container_fault(path)
+    if fault is not None:
+        raise _unreadable(path, fault)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything, KeyError for plain text
         # Torch's own message advises to run whatever code the file holds.
-        raise InputError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from error
+        raise _unreadable(path, type(error).__name__) from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network.")
+    fault = content_fault(content)
+    if fault is not None:
+        raise _unreadable(path, fault)
     return dict(content)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """
+    Read the weights in a checkpoint.
+
+    Args:
+        path: a state dictionary, or a checkpoint that holds one under ``model``.
+
+    Raises:
+        InputError: when the file cannot be read or holds anything else.
+    """
+    content = read_checkpoint(path)
+    weights = content.get("model", content)
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{path} holds a {type(weights).__name__} under 'model', not the weights of a network.")
+    for key, value in weights.items():
+        if not isinstance(key, str) or not key.isprintable() or not isinstance(value, torch.Tensor):
+            raise InputError(f"{path} holds a {type(value).__name__} under {key!r}, not the weights of a network.")
+    return dict(weights)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -113,17 +142,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         InputError: when the file cannot be read or is of another architecture.
     """
-    content = read_checkpoint(path)
-    weights = content.get("model", content)
-    if not isinstance(weights, Mapping):
-        raise InputError(f"{path} holds a {type(weights).__name__} under 'model', not the weights of a network.")
+    weights = read_weights(path)
     own = unwrap(network).state_dict()
     missing = [key for key in own if key not in weights]
     surplus = [key for key in weights if key not in own]
     reshaped = [
-        f"{key} is {_shape(weights[key])}, not {_shape(own[key])}"
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
         for key in own
-        if key in weights and _shape(weights[key]) != _shape(own[key])
+        if key in weights and weights[key].shape != own[key].shape
     ]
     if missing or surplus or reshaped:
         example = (reshaped or [f"{key} is missing" for key in missing] or [f"{key} is not known" for key in surplus])[
@@ -134,6 +160,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with, such as its "
             "--spatial_size."
         )
+    for key in own:
+        # A mask may be infinite from the beginning.
+        if bool((own[key].cpu().isfinite() & ~weights[key].isfinite()).any()):
+            raise _unreadable(path, f"infinity in {key!r}")
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)
     return network
@@ -201,6 +231,6 @@ def fingerprint(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _shape(value: Any) -> tuple[int, ...] | str:
-    """Shape of a tensor; for what is no tensor the name of its type."""
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+def _unreadable(path: str | os.PathLike[str], fault: str) -> InputError:
+    """The error of a checkpoint that cannot be used, and what there is in its place."""
+    return InputError(f"{path} cannot be read as a checkpoint ({fault}).{spare_of(path)}")

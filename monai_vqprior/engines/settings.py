@@ -26,7 +26,7 @@ from monai_vqprior.data import Conditions
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import read_json, write_text
 from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook
-from monai_vqprior.values import PLAIN_TEXT, SETTINGS, Kind, number, several, whole
+from monai_vqprior.values import PLAIN, SETTINGS, Kind, number, several, whole
 
 __all__ = ["check_conditions", "component_config", "read_settings", "write_settings"]
 
@@ -49,16 +49,6 @@ _CODEBOOK_ARGUMENTS = {
 _MOST_CODES = 2**20
 # Numbers, in one array of a network that settings describe, at most: 1 GiB in float32.
 _MOST_NUMBERS = 2**28
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value of JSON is data to MONAI, whatever it is used for."""
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float)) or PLAIN_TEXT.accepts(value)
-
-
-_PLAIN = Kind(f"a number, true, false, null, {PLAIN_TEXT.description}, or a list of these", _is_plain)
 _FINGERPRINT = Kind(
     "16 hexadecimal digits", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 )
@@ -178,8 +168,8 @@ def _check(
             elif key == "autoencoder_weights":
                 _check_kind(key, value, _FINGERPRINT)
             else:
-                _check_kind(key, value, SETTINGS.get(key, _PLAIN))
-                _check_kind(key, value, _PLAIN)
+                _check_kind(key, value, SETTINGS.get(key, PLAIN))
+                _check_kind(key, value, PLAIN)
         _check_memory(settings)
     except InputError as error:
         raise InputError(f"{path} cannot be used, {str(error).rstrip('.')}: mend it or remove it.") from error
@@ -207,7 +197,7 @@ def _check_codebook(config: Any, codebooks: Collection[str] | None) -> None:
     for name, value in arguments.items():
         if not name.isidentifier() or name.startswith("_") or (known is not None and name not in known):
             raise InputError(f"its codebook takes no {_short(name)}")
-        _check_kind(f"codebook {name}", value, _PLAIN if ours is None else _CODEBOOK_ARGUMENTS[name])
+        _check_kind(f"codebook {name}", value, PLAIN if ours is None else _CODEBOOK_ARGUMENTS[name])
     if ours is FSQCodebook and math.prod(arguments.get("levels", [])) > _MOST_CODES:
         raise InputError(f"codebook levels must make at most {_MOST_CODES} codes, got {_short(arguments['levels'])}")
 

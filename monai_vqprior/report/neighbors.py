@@ -27,7 +27,8 @@ from monai_vqprior.files import write_png, write_text
 from monai_vqprior.handlers import comparison, contact_sheet
 from monai_vqprior.losses import ssim_map
 from monai_vqprior.metrics import nearest_images
-from monai_vqprior.transforms import BytesToUnit, LoadSlice
+from monai_vqprior.report.samples import load_sample
+from monai_vqprior.transforms import BytesToUnit
 
 __all__ = ["DISTANCES", "read_samples", "write_neighbors"]
 
@@ -68,12 +69,7 @@ def read_samples(output_dir: str | os.PathLike[str], spatial_size: int | Sequenc
 
 def _load_sample(item: Mapping[str, Any]) -> dict[str, Any]:
     """The item with its path replaced by its image (1, H, W) uint8."""
-    try:
-        return {**item, "image": LoadSlice()(item["image"])}
-    except InputError as error:
-        raise InputError(
-            f"{item['image']} cannot be read as an image: remove it, and draw it again by `vqprior sample --resume`."
-        ) from error
+    return {**item, "image": load_sample(item["image"])}
 
 
 def write_neighbors(

@@ -12,18 +12,23 @@
 from __future__ import annotations
 
 import base64
-import html
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, indent, tostring
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import write_text
+from monai_vqprior.files import open_picture, read_json, write_text
 from monai_vqprior.report.neighbors import DISTANCES
+from monai_vqprior.values import Kind, number, optional
 
 __all__ = ["write_report"]
+
+# neighbors.json has an entry for each sample.
+_MOST_BYTES = 2**28
+_NUMBER = optional(number(-1e12, 1e12))
+_LINE = Kind("text in one line", lambda value: isinstance(value, str) and value.isprintable())
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -74,76 +79,137 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
         path of the page.
 
     Raises:
-        InputError: when the folder has none of them, or ``metrics.json`` or ``neighbors.json`` cannot be read.
+        InputError: when the folder has none of them, or one of them cannot be read.
     """
     folder = Path(output_dir)
-    parts = _table(folder / "metrics.json", _metrics_table, "evaluate")
+    parts = _tables(folder / "metrics.json", _metrics_table, "evaluate")
     for name, title, note in _PICTURES:
         if (folder / name).is_file():
-            parts.append(_figure(folder / name, title, note))
-    parts += _table(folder / "neighbors.json", _neighbors_table, "neighbors")
+            parts += _picture(folder / name, title, note)
+    parts += _tables(folder / "neighbors.json", _neighbors_table, "neighbors")
     if not parts:
         raise InputError(f"{folder} holds no results: run `vqprior evaluate`, `reconstruct` or `sample` first.")
-    page = (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>vqprior: {html.escape(folder.name)}</title>\n'
-        f"<style>{_STYLE}</style>\n<h1>Report of {html.escape(folder.name)}</h1>\n" + "\n".join(parts) + "\n</html>\n"
+    # The name of a folder may be no UTF-8.
+    name = os.fsencode(folder.name).decode("utf-8", errors="replace")
+    page = _element(
+        "html",
+        _element("meta", charset="utf-8"),
+        _element("title", f"vqprior: {name}"),
+        _element("style", _STYLE),
+        _element("h1", f"Report of {name}"),
+        *parts,
+        lang="en",
     )
-    path = write_text(folder / "report.html", page)
+    indent(page, "")
+    path = write_text(folder / "report.html", "<!doctype html>\n" + tostring(page, "unicode", "html"))
     print(f"report written to {path}")
     return path
 
 
-def _table(path: Path, make: Callable[[Any], str], command: str) -> list[str]:
+def _tables(path: Path, make: Callable[[Any], list[Element]], command: str) -> list[Element]:
     """What a table makes of a JSON file, or nothing where there is no such file."""
     if not path.is_file():
         return []
+    advice = f"run `vqprior {command}` again"
+    content = read_json(path, advice, most_bytes=_MOST_BYTES)
     try:
-        return [make(json.loads(path.read_text(encoding="utf-8")))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read ({error!r}): run `vqprior {command}` again.") from error
+        return make(content)
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        told = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise InputError(f"{path} cannot be read ({told}): {advice}.") from error
 
 
-def _neighbors_table(content: Mapping[str, Any]) -> str:
+def _element(tag: str, *content: str | Element, **attributes: str) -> Element:
+    """
+    An element of the page.
+
+    Args:
+        tag: its name.
+        content: text, which is escaped when the page is written, whoever it is from; and elements.
+        attributes: likewise escaped; ``class_`` stands for ``class``.
+    """
+    element = Element(tag, {name.rstrip("_"): value for name, value in attributes.items()})
+    for part in content:
+        if isinstance(part, Element):
+            element.append(part)
+        elif len(element):
+            element[-1].tail = (element[-1].tail or "") + part
+        else:
+            element.text = (element.text or "") + part
+    return element
+
+
+def _row(label: str, *figures: str) -> Element:
+    """A row of a table: what it is about, and figures."""
+    return _element("tr", _element("td", label), *(_element("td", figure, class_="number") for figure in figures))
+
+
+def _grid(titles: Sequence[str], rows: Sequence[Element]) -> Element:
+    """A table below its titles."""
+    return _element("table", _element("tr", *(_element("th", title) for title in titles)), *rows)
+
+
+def _note(text: str) -> Element:
+    return _element("p", text, class_="note")
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    """A text in a file: one line."""
+    _LINE.check(key, content[key])
+    return str(content[key])
+
+
+def _figure(content: Mapping[str, Any], key: str, form: str, absent: str = "") -> str:
+    """A number in a file as it is shown, or what is shown where it is null."""
+    _NUMBER.check(key, content[key])
+    return absent if content[key] is None else form.format(content[key])
+
+
+def _neighbors_table(content: Mapping[str, Any]) -> list[Element]:
     """How near samples are to training slices, beside how near slices of unseen subjects are."""
     summary = content["summary"]
+    names = ("median", "quantile_5_percent", "minimum")
     rows = []
     for key, label in DISTANCES:
         told = summary[key]
-        figures = ("median", "quantile_5_percent", "minimum")
-        cells = "".join(f'<td class="number">{"" if told is None else f"{told[name]:.4f}"}</td>' for name in figures)
-        rows.append(f"<tr><td>{label}</td>{cells}</tr>")
-    ratio = "undefined" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
-    return (
-        f"<p>{summary['samples']} samples; distance: {html.escape(summary['distance'])}.</p>\n<table><tr><th></th>"
-        f"<th>median</th><th>5 % quantile</th><th>minimum</th></tr>\n{''.join(rows)}</table>\n"
-        f'<p class="note">Ratio of the medians, samples to validation slices: {ratio}. About 1: samples are as far '
-        "from the training slices as slices of unseen subjects are; well below 1: they are nearer, as they are when "
-        "the prior has memorized training slices.</p>"
-    )
+        rows.append(_row(label, *("" if told is None else _figure(told, name, "{:.4f}") for name in names)))
+    ratio = _figure(summary, "ratio", "{:.3f}", "undefined")
+    return [
+        _element("p", f"{_figure(summary, 'samples', '{:.0f}')} samples; distance: {_text(summary, 'distance')}."),
+        _grid(["", "median", "5 % quantile", "minimum"], rows),
+        _note(
+            f"Ratio of the medians, samples to validation slices: {ratio}. About 1: samples are as far from the "
+            "training slices as slices of unseen subjects are; well below 1: they are nearer, as they are when the "
+            "prior has memorized training slices."
+        ),
+    ]
 
 
-def _metrics_table(metrics: Mapping[str, Any]) -> str:
+def _metrics_table(metrics: Mapping[str, Any]) -> list[Element]:
     """The metrics, beside those of a black and of the mean image."""
     rows = []
     for key, label, form in _ROWS:
-        value = metrics[key]
-        shown = form.format(value) if value is not None else _ABSENT.get(key, "undefined")
-        baselines = [
-            "<td></td>"
-            if metrics["baselines"][name].get(key) is None
-            else f'<td class="number">{form.format(metrics["baselines"][name][key])}</td>'
-            for name in ("black", "mean")
-        ]
-        rows.append(f'<tr><td>{label}</td><td class="number">{shown}</td>{"".join(baselines)}</tr>')
-    return (
-        f"<h2>Metrics</h2>\n<p>Split “{html.escape(metrics['split'])}”: {metrics['slices']} slices of "
-        f"{metrics['subjects']} subjects.</p>\n<table><tr><th></th><th>reconstructions</th><th>black image</th>"
-        f"<th>mean training image</th></tr>\n{''.join(rows)}</table>\n"
-        f'<p class="note">SSIM: {html.escape(metrics["ssim_definition"])}.</p>'
-    )
+        baselines = (metrics["baselines"][name] for name in ("black", "mean"))
+        figures = [_figure(baseline, key, form) if key in baseline else "" for baseline in baselines]
+        rows.append(_row(label, _figure(metrics, key, form, _ABSENT.get(key, "undefined")), *figures))
+    slices, subjects = (_figure(metrics, key, "{:.0f}") for key in ("slices", "subjects"))
+    return [
+        _element("h2", "Metrics"),
+        _element("p", f"Split “{_text(metrics, 'split')}”: {slices} slices of {subjects} subjects."),
+        _grid(["", "reconstructions", "black image", "mean training image"], rows),
+        _note(f"SSIM: {_text(metrics, 'ssim_definition')}."),
+    ]
 
 
-def _figure(path: Path, title: str, note: str) -> str:
+def _picture(path: Path, title: str, note: str) -> list[Element]:
     """A picture, inside the page."""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<h2>{title}</h2>\n<p class="note">{note}</p>\n<img alt="{title}" src="data:image/png;base64,{data}">'
+    try:
+        with open_picture(path, ["PNG"]) as image:
+            image.verify()
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises nearly anything about a damaged picture
+        raise InputError(f"{path} cannot be read as a PNG picture ({type(error).__name__}): remove it.") from error
+    source = f"data:image/png;base64,{data}"
+    return [_element("h2", title), _note(note), _element("img", alt=title, src=source)]

@@ -21,18 +21,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from monai_vqprior.engines import component_config, fingerprint, joined_processes, read_settings
+from monai_vqprior.engines import component_config, fingerprint, joined_processes
 from monai_vqprior.errors import InputError, needs_extra
-from monai_vqprior.files import atomic_path, write_png, write_text
+from monai_vqprior.files import atomic_path, read_json, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.inferers.rows import Rows, condition_rows
+from monai_vqprior.transforms import LoadSlice
+from monai_vqprior.values import PLAIN, check_setting
 
-__all__ = ["write_samples"]
+__all__ = ["load_sample", "write_samples"]
 
+# What samples.json may hold beside the settings of a run without conditions, and how large it is with them at most.
+_CONDITIONS = ("labels", "values")
+_MOST_BYTES = 2**28
 # Samples on the contact sheet at most, and in one of its rows.
 _MOST_PICTURES = 100
 _COLUMNS = 10
@@ -172,7 +176,7 @@ def _check_same(record: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to go on with samples that were drawn with other settings than these."""
     if not record.is_file():
         raise InputError(f"{record} does not exist, so these samples cannot be gone on with: pass --overwrite.")
-    before = read_settings(record)
+    before = _read_record(record, settings)
     for key in (key for key in {**before, **settings} if key != "num_samples"):
         # Of conditions those of the samples that there may be.
         values = (told.get(key) for told in (before, settings))
@@ -185,6 +189,24 @@ def _check_same(record: Path, settings: Mapping[str, Any]) -> None:
             f"{record.parent / 'samples'} is a run of {before['num_samples']} samples: pass --num_samples "
             f"{before['num_samples']} or more, or --overwrite."
         )
+
+
+def _read_record(record: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the run before: those that this one has, and its conditions."""
+    before = read_json(record, "mend it, or pass --overwrite", most_bytes=_MOST_BYTES)
+    try:
+        check_setting("num_samples", before.get("num_samples"))
+        unknown = [key for key in before if key not in settings and key not in _CONDITIONS]
+        if unknown:
+            raise InputError(f"it has no setting {unknown[0][:60]!r}")
+        wrong = [key for key, value in before.items() if not PLAIN.accepts(value)]
+        if wrong:
+            raise InputError(f"{wrong[0]} must be {PLAIN.description}")
+    except InputError as error:
+        raise InputError(
+            f"{record} cannot be read ({str(error).rstrip('.')}): mend it, or pass --overwrite."
+        ) from error
+    return before
 
 
 def _is_written(output: Path, index: int, nifti: bool) -> bool:
@@ -208,11 +230,33 @@ def _write_nifti(path: Path, image: torch.Tensor) -> None:
         nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(voxels), np.eye(4)), temporary)
 
 
+def load_sample(path: str | os.PathLike[str]) -> torch.Tensor:
+    """
+    Read a sample that was written.
+
+    Returns:
+        (1, H, W) uint8.
+
+    Raises:
+        InputError: when it cannot be read, with the command that draws it again.
+    """
+    try:
+        return LoadSlice()(Path(path))
+    except InputError as error:
+        raise InputError(
+            f"{path} cannot be read as an image: remove it, and draw it again by `vqprior sample --resume`."
+        ) from error
+
+
 def _write_sheet(output: Path, number: int) -> Path:
     """Show the first samples, read from their files, on one picture, and return its path."""
-    pictures = []
-    for index in range(number):
-        with Image.open(_file(output, index, ".png")) as image:
-            pictures.append(np.asarray(image))
+    files = [_file(output, index, ".png") for index in range(number)]
+    pictures = [load_sample(file)[0].numpy() for file in files]
+    for file, picture in zip(files, pictures, strict=True):
+        if picture.shape != pictures[-1].shape:
+            raise InputError(
+                f"{file} has the size {picture.shape}, not {pictures[-1].shape}: remove it, and draw it again by "
+                "`vqprior sample --resume`."
+            )
     rows = [pictures[i : i + _COLUMNS] for i in range(0, number, _COLUMNS)]
     return write_png(output / "samples.png", contact_sheet(rows))

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ from monai.transforms import MapTransform, Transform
 from PIL import Image, UnidentifiedImageError
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import open_picture
 
 __all__ = ["LoadSlice", "LoadSliced"]
+
+# Pixels that are converted at a time: the intermediate results of a large picture are not held at once.
+_PIXELS_AT_ONCE = 1 << 20
 
 
 class LoadSlice(Transform):
@@ -39,7 +43,8 @@ class LoadSlice(Transform):
             65535 for integers and 1 for floating point. Larger values are clipped.
 
     Raises:
-        InputError: when a file is missing, truncated, not an image, or holds NaN or infinity.
+        InputError: when a file is missing, truncated, not an image in one of these formats, larger than
+            :data:`monai_vqprior.files.MOST_PIXELS`, or holds NaN or infinity.
     """
 
     def __init__(self, max_value: float | None = None) -> None:
@@ -58,11 +63,11 @@ class LoadSlice(Transform):
             (1, H, W) uint8, rows from top to bottom.
         """
         try:
-            with Image.open(path) as image:
+            with open_picture(path) as image:
                 if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
-                    pixels = self._to_8_bit(np.asarray(image), path)
+                    pixels = _in_bands(image, lambda band: self._to_8_bit(np.asarray(band), path))
                 else:
-                    pixels = np.array(image.convert("L"))
+                    pixels = _in_bands(image, lambda band: np.asarray(band.convert("L")))
         except FileNotFoundError:
             raise InputError(f"{path} does not exist.") from None
         except InputError:
@@ -80,6 +85,17 @@ class LoadSlice(Transform):
             raise InputError(f"{path} holds NaN or infinity: replace it, or leave such files out with --skip_bad.")
         largest = self.max_value or (1.0 if pixels.dtype.kind == "f" else 65535.0)
         return np.rint(np.clip(pixels / largest, 0, 1) * 255).astype(np.uint8)
+
+
+def _in_bands(image: Image.Image, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What becomes of a picture, (H, W) uint8, that is converted a few rows at a time."""
+    width, height = image.size
+    pixels = np.empty((height, width), np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // max(1, width))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = convert(image.crop((0, top, width, bottom)))
+    return pixels
 
 
 class LoadSliced(MapTransform):

@@ -233,7 +233,9 @@ class TestLoadWeights:
             ({"model": 3}, "holds a int under 'model', not the weights of a network"),
             ({"model": [torch.zeros(2)]}, "holds a list under 'model'"),
             ({}, "7 tensors missing, 0 unknown"),
-            ({**network().state_dict(), "0.weight": "x"}, r"0\.weight is str, not \(3, 2\)"),
+            ({**network().state_dict(), "0.weight": "x"}, r"holds a str under '0\.weight', not the weights"),
+            ({**network().state_dict(), 3: torch.zeros(2)}, "holds a Tensor under 3, not the weights"),
+            ({**network().state_dict(), "a\nb": torch.zeros(2)}, r"holds a Tensor under 'a\\nb', not the weights"),
         ],
     )
     def test_what_holds_no_weights(self, tmp_path: Path, content: dict[str, Any], message: str) -> None:
