@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import logging
 import os
 import pydoc
+import re
 import shlex
 import shutil
 import warnings
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import atomic_path, claim_output
+from monai_vqprior.files import atomic_path, claim_output, read_json
 
 __all__ = [
     "bundle_root",
@@ -98,12 +98,12 @@ def pack_bundle(output: str, given: str | None = None, overwrite: bool = False) 
 
     Raises:
         InputError: when a file that the zoo wants is missing, such as the weights, a file is larger than it takes,
-            or the folder is not empty.
+            the metadata name no version, or the folder is not empty.
     """
     root = bundle_root(given)
     _check_for_zoo(root)
+    version = _version(root / "configs" / "metadata.json")
     target = copy_bundle(output, given, overwrite).absolute()
-    version = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     archive = target.with_name(f"{target.name}_v{version}.zip")
     with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
         for name in _files(root):
@@ -142,6 +142,14 @@ def _check_for_zoo(root: Path) -> None:
                 f"{root / name} has {size / 1e6:.1f} MB, and the model zoo takes files of at most "
                 f"{_ZOO_BYTES // 10**6} MB."
             )
+
+
+def _version(metadata: Path) -> str:
+    """The version of a bundle, which becomes part of a file name."""
+    version = read_json(metadata).get("version")
+    if not isinstance(version, str) or not re.fullmatch(r"\w[\w.+-]*", version):
+        raise InputError(f"{metadata} must name a version such as 0.1.0, got {version!r}.")
+    return version
 
 
 def load_configs(root: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -17,24 +17,17 @@ The pictures are drawn in neurological convention: the patient's left is on the 
 
 from __future__ import annotations
 
-import io
-import math
 import os
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monai_vqprior.data.headers import check_header, check_volume, header_of
 from monai_vqprior.data.layout import natural_key
 from monai_vqprior.errors import InputError, needs_extra
-from monai_vqprior.files import check_extent
-
-# nibabel and scikit-image are imported where they are used: only who has volumes needs them.
-if TYPE_CHECKING:
-    from nibabel.spatialimages import SpatialImage
 
 __all__ = [
     "check_packages",
@@ -54,10 +47,6 @@ _OASIS = re.compile(r"(?P<subject>OAS[12]_(?P<number>\d{4}))(?P<session>_MR\d+)?
 _BIDS = re.compile(r"(?P<subject>sub-[0-9A-Za-z]+)(?P<session>_ses-[0-9A-Za-z]+)?(?![0-9A-Za-z])")
 
 _MIN_SIZE = 16
-# What may lie before the voxels: the header, and extensions such as the DICOM header of the scan.
-_MOST_HEADER_BYTES = 2**26
-# Gzip cannot make more bytes than these of one.
-_MOST_COMPRESSION = 1032
 
 
 def check_packages() -> None:
@@ -176,17 +165,17 @@ def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
     # What nibabel raises for a file that is damaged, or is no volume at all.
     format_errors = (ImageFileError, HeaderDataError, WrapStructError, OrientationError)
     path = Path(path)
-    if path.suffix.lower() == ".img" and not _has_header(path):
+    if path.suffix.lower() == ".img" and header_of(path) is None:
         raise InputError(f"{path} has no header: {path.with_suffix('.hdr').name} must lie beside it.")
     try:
         # A value out of the range of float32 becomes an infinity, which is refused below; a nonsensical orientation
         # becomes NaN, which nibabel refuses.
         with np.errstate(all="ignore"):
-            _check_header(path)
+            check_header(path)
             image = nibabel.load(path, mmap=False)
             if not isinstance(image, SpatialImage):
                 raise InputError(f"{path} is not a volume: nibabel reads it as {type(image).__name__}.")
-            _check_shape(path, image)
+            check_volume(path, image)
             data = nibabel.as_closest_canonical(image).get_fdata(dtype=np.float32)
     except InputError:
         raise
@@ -273,55 +262,6 @@ def match_name(path: str | os.PathLike[str]) -> re.Match[str] | None:
 def _stem(path: str | os.PathLike[str]) -> str:
     """File name without the suffixes of a volume; other dots stay."""
     return re.sub(r"\.(nii(\.gz)?|img|hdr)$", "", Path(path).name, flags=re.IGNORECASE)
-
-
-def _has_header(path: Path) -> bool:
-    """Whether the ``.hdr`` of an ``.img`` lies beside it."""
-    return any(path.with_suffix(suffix).is_file() for suffix in (".hdr", ".HDR"))
-
-
-def _check_header(path: Path) -> None:
-    """
-    Refuse a header that claims more than anybody means, before nibabel believes it.
-
-    Extensions of a NIfTI file lie between header and voxels. One that claims a negative length makes nibabel read to
-    the end, which of a compressed file may be far; so they are read here from a copy of what lies before the voxels.
-    """
-    import nibabel
-    from nibabel.openers import ImageOpener
-
-    side = next((path.with_suffix(suffix) for suffix in (".hdr", ".HDR") if path.with_suffix(suffix).is_file()), path)
-    header_file = side if path.suffix.lower() == ".img" else path
-    kinds = (nibabel.Nifti1Header, nibabel.Nifti2Header)
-    with ImageOpener(str(header_file)) as file:
-        start = file.read(max(kind.template_dtype.itemsize for kind in kinds))
-        kind = next((kind for kind in kinds if kind.may_contain_header(start)), None)
-        if kind is None:
-            return
-        header = kind(start[: kind.template_dtype.itemsize], check=False)
-        check_extent(path, header["dim"][1 : 1 + max(3, min(7, int(header["dim"][0])))].tolist())
-        offset = int(header["vox_offset"])
-        if offset > _MOST_HEADER_BYTES:
-            raise InputError(f"{path} claims a header of {offset} bytes, more than the {_MOST_HEADER_BYTES} read.")
-        if header_file == path:
-            file.seek(0)
-            kind.from_fileobj(io.BytesIO(file.read(max(offset, len(start)))), check=False)
-
-
-def _check_shape(path: Path, image: SpatialImage) -> None:
-    """Refuse all but a single 3-D volume of real numbers, before its data are read."""
-    if image.get_data_dtype().kind not in "iuf":
-        raise InputError(f"{path} holds voxels of type {image.get_data_dtype()}, not real numbers.")
-    if len(image.shape) < 3 or min(image.shape) < 1:
-        raise InputError(f"{path} is not a 3-D volume: its shape is {image.shape}.")
-    check_extent(path, image.shape)
-    claimed = math.prod(image.shape) * image.get_data_dtype().itemsize
-    size = path.stat().st_size * (_MOST_COMPRESSION if path.suffix.lower() == ".gz" else 1)
-    if claimed > size:  # nibabel would take the memory first, and then find out
-        raise InputError(f"{path} cannot be read as a volume, it may be truncated: its header claims {claimed} bytes.")
-    frames = math.prod(image.shape[3:])
-    if frames > 1:
-        raise InputError(f"{path} holds {frames} volumes (shape {image.shape}): extract one of them first.")
 
 
 def check_slicing(axis: int, num_slices: int, size: int, percentiles: Sequence[float], spacing: int) -> None:

@@ -11,19 +11,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.bundle import ConfigParser
 
 from monai_vqprior.engines import (
-    check_conditions,
     check_counts,
     check_not_negative,
     check_num_embeddings,
@@ -31,13 +27,11 @@ from monai_vqprior.engines import (
     check_run,
     check_spatial_size,
     claim_run,
-    component_config,
     mixed_precision,
     select_device,
-    write_settings,
 )
 from monai_vqprior.errors import InputError
-from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook, RotationTrick
+from monai_vqprior.networks import FSQCodebook
 
 
 def set_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -231,49 +225,6 @@ class TestClaimRun:
         assert files_below(tmp_path) == {"file": "mine"}
 
 
-class TestWriteSettings:
-    def test_keeps_what_an_earlier_stage_wrote(self, tmp_path: Path) -> None:
-        path = tmp_path / "new" / "settings.json"
-        stages: list[dict[str, Any]] = [
-            {"spatial_size": 128, "channels": [32, 64]},
-            {"prior_layers": 8, "channels": [16], "labels": None},
-            {},
-        ]
-        for stage in stages:
-            write_settings(path, stage)
-        expected = {"spatial_size": 128, "channels": [16], "prior_layers": 8, "labels": None}
-        assert json.loads(path.read_text(encoding="utf-8")) == expected
-        assert [path.name for path in path.parent.iterdir()] == ["settings.json"]
-
-    def test_what_is_no_json_leaves_the_file_as_it_was(self, tmp_path: Path) -> None:
-        write_settings(tmp_path / "settings.json", {"spatial_size": 128})
-        with pytest.raises(TypeError):
-            write_settings(tmp_path / "settings.json", {"device": torch.device("cpu")})
-        assert json.loads((tmp_path / "settings.json").read_text()) == {"spatial_size": 128}
-
-
-class TestCheckConditions:
-    AGE: ClassVar[dict[str, Any]] = {"name": "age", "mean": 60.5, "std": 20.25}
-    SEX: ClassVar[dict[str, Any]] = {"name": "sex", "classes": ["F", "M"]}
-
-    @pytest.mark.parametrize("resume", [True, False])
-    @pytest.mark.parametrize("before", [None, [], [AGE], [AGE, SEX], [SEX, AGE], [{**AGE, "mean": 60}]])
-    def test_a_run_goes_on_under_its_own(
-        self, tmp_path: Path, before: list[dict[str, Any]] | None, resume: bool
-    ) -> None:
-        path = tmp_path / "settings.json"
-        write_settings(path, {"spatial_size": 32} if before is None else {"conditions": before})
-        for conditions in ([], [self.AGE], [self.AGE, self.SEX]):
-            if not resume or conditions == (before or []):
-                check_conditions(path, conditions, resume)
-            else:
-                with pytest.raises(InputError, match=r"the run to resume was trained with the conditions .*, got "):
-                    check_conditions(path, conditions, resume)
-
-    def test_without_settings(self, tmp_path: Path) -> None:
-        check_conditions(tmp_path / "settings.json", [self.AGE], resume=True)
-
-
 @pytest.mark.parametrize("value", [-1, -0.001, float("inf"), float("nan"), "abc", None, True])
 def test_check_not_negative_refuses_what_is_not(value: object) -> None:
     check_not_negative(learning_rate=0, other=2.5)
@@ -286,34 +237,6 @@ def test_check_counts_refuses_what_is_no_count(value: object) -> None:
     check_counts(batch_size=1, max_epochs=10**6)
     with pytest.raises(InputError, match="batch_size must be a whole number of at least 1"):
         check_counts(max_epochs=1, batch_size=value)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "codebook",
-    [
-        EMACodebook(16, 4, decay=0.5, entropy_weight=0.1, gradient=RotationTrick()),
-        CosineCodebook(12, 3, accumulation_steps=2),
-        FSQCodebook((4, 3)),
-    ],
-    ids=lambda codebook: type(codebook).__name__,
-)
-def test_component_config_builds_the_same_codebook_again(codebook: torch.nn.Module) -> None:
-    config = json.loads(json.dumps(component_config(codebook)))
-    assert config["_target_"] == f"monai_vqprior.networks.{type(codebook).__name__}"
-    twin = ConfigParser({"codebook": config}).get_parsed_content("codebook")
-    assert type(twin) is type(codebook)
-    assert component_config(twin) == config
-    twin.load_state_dict(codebook.state_dict())
-    z = torch.randn(2, codebook.embedding_dim, 3, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(twin.encode(z), codebook.encode(z))
-
-
-def test_component_config_names_the_module_of_a_class_that_its_package_does_not_export() -> None:
-    assert component_config(_Own())["_target_"] == f"{_Own.__module__}._Own"
-
-
-class _Own(torch.nn.Module):
-    pass
 
 
 def test_number_of_codes_that_differs_is_an_error_with_the_option_to_pass() -> None:
