@@ -108,10 +108,10 @@ FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind(
     "text that is not empty", lambda value: isinstance(value, str) and value.strip() != "" and "\0" not in value
 )
-#: what a configuration takes as it stands, wherever in it: MONAI evaluates and resolves text with these three signs.
+#: what a configuration takes as it stands, wherever in it: MONAI evaluates, resolves or rewrites text with these signs.
 PLAIN_TEXT = Kind(
-    "text in one line without $, @ and %",
-    lambda value: isinstance(value, str) and value.isprintable() and not set(value) & set("$@%"),
+    "text in one line without $, @, % and #",
+    lambda value: isinstance(value, str) and value.isprintable() and not set(value) & set("$@%#"),
 )
 
 

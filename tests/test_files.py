@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import pytest
 from PIL import Image
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import atomic_path, claim_output, write_png, write_text
+from monai_vqprior.files import atomic_path, check_extent, claim_output, open_picture, read_json, write_png, write_text
 
 
 def names_in(folder: Path) -> list[str]:
@@ -151,3 +152,79 @@ class TestClaimOutput:
         with pytest.raises(InputError, match=r"below cannot be made \(.*\): name another folder for the slices"):
             claim_output(tmp_path / "file" / "below", overwrite, what="slices")
         assert (tmp_path / "file").read_text() == "mine"
+
+
+class TestReadJson:
+    @pytest.mark.parametrize(
+        "content", [{}, {"a": [1, -2.5, True, None, "ä", {"b": []}]}, {"n": 2**63 - 1}, {"x": 1e-320}]
+    )
+    def test_reads_objects(self, tmp_path: Path, content: dict[str, object]) -> None:
+        (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+        assert read_json(tmp_path / "a.json") == content
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            (b"", "Expecting value"),
+            (b"\xff{}", "utf-8"),
+            (b"\xef\xbb\xbf{}", "BOM"),
+            (b"[]", "a list, not an object"),
+            (b'{"a": 1, "a": 1}', "a key is there twice"),
+            (b'{"b": [{"a": 1, "a": 2}]}', "a key is there twice"),
+            (b'{"a": NaN}', "the number NaN is not finite"),
+            (b'{"a": [-Infinity]}', "the number -Infinity is not finite"),
+            (b'{"a": 1e999}', "the number 1e999 is not finite"),
+            (b'{"a": ' + b"1" * 21 + b"}", "a number of 21 digits"),
+            (b'{"a": ' + b"[" * 16 + b"]" * 16 + b"}", "more than 16 levels"),
+            (b'{"a": ' + b"[" * 10**6 + b"}", "bytes, more than 1000"),
+            (b'{"a":' * 190, "Expecting value"),
+            (b'{"a": "\\udc00"}', "surrogates"),
+            (b'{"\\udc00": 1}', "surrogates"),
+        ],
+    )
+    def test_refuses_the_rest_in_one_line(self, tmp_path: Path, text: bytes, reason: str) -> None:
+        (tmp_path / "a.json").write_bytes(text)
+        with pytest.raises(InputError, match=rf"a\.json cannot be read \(.*{reason}.*\): do that\.$") as error:
+            read_json(tmp_path / "a.json", "do that", most_bytes=1000)
+        assert "\n" not in str(error.value)
+
+    def test_depth_that_no_parser_likes(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_bytes(b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}")
+        with pytest.raises(InputError, match=r"a\.json cannot be read"):
+            read_json(tmp_path / "a.json")
+
+    def test_missing_file_and_folder(self, tmp_path: Path) -> None:
+        for path in (tmp_path, tmp_path / "absent.json"):
+            with pytest.raises(InputError, match=f"{path.name} cannot be read"):
+                read_json(path)
+
+
+class TestCheckExtent:
+    @pytest.mark.parametrize("shape", [(8192, 8192), (2**26, 1), (0, 10**9), (512, 512, 1024), (640, 640, 640, 1)])
+    def test_what_is_read(self, shape: tuple[int, ...]) -> None:
+        check_extent("a.png", shape)
+
+    @pytest.mark.parametrize(
+        ("shape", "message"),
+        [
+            ((8192, 8193), "has 8192 x 8193 pixels by its header, more than the 67108864"),
+            (
+                np.array([32767] * 3, np.int16),
+                "has 32767 x 32767 x 32767 voxels by its header, more than the 268435456",
+            ),
+        ],
+    )
+    def test_what_is_not(self, shape: tuple[int, ...], message: str) -> None:
+        with pytest.raises(
+            InputError, match=rf"folder/a\.png {message} that are read: make it smaller, or .* --skip_bad"
+        ):
+            check_extent("folder/a.png", shape)
+
+
+def test_a_picture_in_a_format_that_runs_other_programs_is_none(tmp_path: Path) -> None:
+    """Pillow hands Encapsulated PostScript to Ghostscript, whatever the name of the file."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "EPS"
+    with pytest.raises(OSError, match="cannot identify"), open_picture(tmp_path / "a.png"):
+        pass

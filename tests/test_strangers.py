@@ -116,7 +116,10 @@ REFERENCES: list[dict[str, Any]] = [
         ("autoencoder_weights", "@output_dir"),
         ("autoencoder_weights", "d6f271df7a4072a4\n"),
     )
-] + [conditions({"name": "a", "classes": [text]}) for text in ("@begin", "%a::b", "a @##b", "50 %", "a\nb", "\x1b[2J")]
+] + [
+    conditions({"name": "a", "classes": [text]})
+    for text in ("@begin", "%a::b", "a @##b", "50 %", "a\nb", "\x1b[2J", "a#b")
+]
 VALUES: list[dict[str, Any]] = [
     {key: value}
     for key, value in (

@@ -233,7 +233,7 @@ def _check_text(*texts: str) -> None:
     for text in texts:
         if not PLAIN_TEXT.accepts(text):
             raise InputError(
-                f"{text!r} cannot be written into a configuration, where $, @ and % mean more and each text is one "
+                f"{text!r} cannot be written into a configuration, where $, @, % and # mean more and each text is one "
                 "line: rename it."
             )
 

@@ -177,7 +177,15 @@ class TestFitCondition:
         with pytest.raises(InputError, match="'age' is missing for all 3 slices of the training split"):
             fit_condition("age", ["", "n/a", "NA"])
 
-    @pytest.mark.parametrize(("name", "cell"), [("x", "$import os"), ("x", "@seed"), ("a%b", "1"), ("x@", "y")])
+    @pytest.mark.parametrize(
+        ("name", "cell"),
+        [("x", "$import os"), ("x", "@seed"), ("a%b", "1"), ("x@", "y"), ("x", "site #2"), ("x", "a\nb")],
+    )
     def test_what_a_configuration_would_run(self, name: str, cell: str) -> None:
-        with pytest.raises(InputError, match=r"cannot be written into a configuration, where \$, @ and % mean more"):
+        with pytest.raises(InputError, match=r"cannot be written into a configuration, where \$, @, % and # mean more"):
             fit_condition(name, [cell, "plain"] if name == "x" else [cell])
+
+    @pytest.mark.parametrize("cells", [["1e308", "1e308"], ["1e200", "-1e200"]])
+    def test_numbers_that_have_no_mean_or_scale(self, cells: list[str]) -> None:
+        with pytest.raises(InputError, match="'x' has numbers that are too large, such as 1e"):
+            fit_condition("x", cells)

@@ -71,7 +71,7 @@ class TestCheckConditions:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
-    | st.sampled_from(["$1 + 1", "@a", "%a", "_target_", "a#b"]),
+    | st.sampled_from(["$1 + 1", "@a", "%a", "_target_", "a#b", "a::b"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.just("_target_"), inner),
     max_leaves=8,
 )  # fmt: skip

@@ -28,6 +28,7 @@ import torch.distributed as dist
 import torch.nn as nn
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 from monai_vqprior.report import samples, write_samples
@@ -200,6 +201,45 @@ class TestSamplesThatAreThere:
         (tmp_path / "samples.json").unlink()
         with pytest.raises(InputError, match=r"samples\.json does not exist, .* pass --overwrite"):
             draw(tmp_path, num_samples=2, resume=True)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"seed": "$__import__('os').getcwd()"},
+            {"labels": [["@begin"]]},
+            {"values": {"_target_": "os.getcwd"}},
+            {"device": "%train.json::run"},
+            {"num_samples": "2"},
+            {"num_samples": [2]},
+            {"num_samples": -1},
+            {"num_samples": True},
+            {"num_samples": None},
+            {"run": ["$1"]},
+            {"_requires_": "$1"},
+            {"x\ny": 1},
+            {"temperature": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]},
+        ],
+        ids=str,
+    )
+    def test_with_settings_of_a_stranger(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        draw(tmp_path, num_samples=2)
+        record = tmp_path / "samples.json"
+        record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
+        before = contents(tmp_path)
+        with pytest.raises(InputError, match=r"samples\.json cannot be read \(.*\): mend it, or pass") as error:
+            draw(tmp_path, num_samples=2, resume=True)
+        assert len(str(error.value).splitlines()) == 1
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("size", [(5, 4), (4096, 1)])
+    def test_of_another_size(self, tmp_path: Path, size: tuple[int, int]) -> None:
+        draw(tmp_path, num_samples=3)
+        write_png(tmp_path / "samples" / "sample_00001.png", np.zeros(size, np.uint8))
+        with pytest.raises(InputError, match=r"sample_00001\.png has the size .*: remove it, and draw it again"):
+            draw(tmp_path, num_samples=3, resume=True)
+        (tmp_path / "samples" / "sample_00001.png").write_text("no picture")
+        with pytest.raises(InputError, match=r"sample_00001\.png cannot be read as an image: remove it, and draw it"):
+            draw(tmp_path, num_samples=3, resume=True)
 
     def test_a_run_that_failed_before_its_first_sample_is_none(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="labels must be"):
