@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -114,7 +115,7 @@ def test_the_wheel_from_the_sdist_is_the_same(dist: Path) -> None:
 def test_the_sdist_holds_what_it_is_built_from_and_little_else(dist: Path) -> None:
     with tarfile.open(dist / f"{SDIST}.tar.gz") as archive:
         names = {name.removeprefix(f"{SDIST}/") for name in archive.getnames()}
-    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "bundle/models/model.pt"} <= names
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "SECURITY.md", "bundle/models/model.pt"} <= names
     tops = {name.split("/")[0] for name in names if "/" in name}
     assert tops == {"bundle", "monai_vqprior", "monai_vqprior.egg-info"}
     assert not [name for name in names if "__pycache__" in name or name.endswith(".gitkeep")]
@@ -198,6 +199,17 @@ def test_what_the_zoo_wants_and_is_missing_is_named(name: str, source: Path, tmp
     bundle = copy_bundle(str(tmp_path / "bundle"), str(source / "bundle"))
     (bundle / name).unlink()
     with pytest.raises(InputError, match=f"lacks {name}, which the model zoo wants"):
+        pack_bundle(str(tmp_path / "dist"), str(bundle))
+    assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize("version", [None, 3, "", "../../1.0", "1 0", ["1"]])
+def test_a_version_that_is_none(source: Path, tmp_path: Path, version: object) -> None:
+    """It becomes part of a file name."""
+    bundle = copy_bundle(str(tmp_path / "bundle"), str(source / "bundle"))
+    path = bundle / "configs" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "version": version}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"metadata\.json must name a version such as 0\.1\.0, got "):
         pack_bundle(str(tmp_path / "dist"), str(bundle))
     assert not (tmp_path / "dist").exists()
 

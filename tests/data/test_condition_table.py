@@ -21,6 +21,7 @@ import pytest
 
 from monai_vqprior.data import Conditions, ConditionTable, SliceFolder
 from monai_vqprior.data.layout import SPLITS
+from monai_vqprior.data.tables import read_table
 from monai_vqprior.errors import InputError
 
 # Six subjects of three slices. 003 has no row, 002 an empty cell; Severe occurs in the test split alone.
@@ -257,3 +258,11 @@ def test_oasis(oasis: Path) -> None:
     classes = dict(enumerate(dementia["classes"])) | {-1: "Moderate_Demented"}  # of two subjects of the test split
     for item in table.join(table.slices.datalist("all"), conditions):
         assert classes[item["dementia"]] == told[item["subject"]]
+
+
+@pytest.mark.parametrize("text", ["case,x\n1," + "a" * 200_000 + "\n", "case," + "a" * 200_000])
+def test_cells_that_no_reader_takes(tmp_path: Path, text: str) -> None:
+    """Of more than 131072 characters."""
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=r"a\.csv cannot be read as a table .*field larger than field limit"):
+        read_table(tmp_path / "a.csv", ["case"])
