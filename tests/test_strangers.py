@@ -136,6 +136,8 @@ VALUES: list[dict[str, Any]] = [
 BOMBS: list[dict[str, Any]] = [
     {"num_embeddings": 2**20, "embedding_dim": 4096},
     {"channels": [8192, 8192]},
+    {"channels": [2048], "num_encoder_blocks": 64},
+    {"prior_channels": 4096, "prior_layers": 1024},
     {"spatial_size": 8192, "num_embeddings": 2**20, "patch_size": 1},
     codebook(num_embeddings=2**20, embedding_dim=4096),
 ]

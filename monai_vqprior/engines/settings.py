@@ -47,8 +47,9 @@ _CODEBOOK_ARGUMENTS = {
     "levels": several(whole(2, 2**20)),
 }
 _MOST_CODES = 2**20
-# Numbers, in one array of a network that settings describe, at most: 1 GiB in float32.
+# Numbers in one array of a network that settings describe, and in all of its layers, at most: 1 and 4 GiB in float32.
 _MOST_NUMBERS = 2**28
+_MOST_IN_LAYERS = 2**30
 _FINGERPRINT = Kind(
     "16 hexadecimal digits", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 )
@@ -212,11 +213,10 @@ def _check_fitted(conditions: Any) -> None:
 
 def _check_memory(settings: Mapping[str, Any]) -> None:
     """
-    Refuse a network of which one array is larger than anybody means: it would be made before its weights are read.
+    Refuse a network that is larger than anybody means: it would be made before its weights are read.
 
-    Each setting is of its kind by now; one that is missing counts as small.
+    Each setting is of its kind by now; one that is missing counts as small. The numbers are estimates from above.
     """
-
     codebook = settings.get("codebook", {})
 
     def largest(key: str) -> int:
@@ -224,22 +224,27 @@ def _check_memory(settings: Mapping[str, Any]) -> None:
         numbers = [number for value in values for number in (value if isinstance(value, list) else [value])]
         return max([1, *(number for number in numbers if isinstance(number, int))])
 
-    size = settings.get("spatial_size", 1)
-    pixels = math.prod(size) if isinstance(size, list) else size**2
-    width, prior_width = largest("channels"), largest("prior_channels")
-    stride = settings.get("patch_size", 1) * 2 ** (len(settings.get("channels", [1])) - 1)
+    size, levels = settings.get("spatial_size", 1), len(settings.get("channels", [1]))
+    positions = (math.prod(size) if isinstance(size, list) else size**2) // (
+        largest("patch_size") * 2 ** (levels - 1)
+    ) ** 2
+    blocks = levels * (largest("num_encoder_blocks") + largest("num_decoder_blocks"))
+    kernel = largest("prior_kernel_size") ** 2
+    codes = largest("num_embeddings")
     arrays = {
-        "num_embeddings and embedding_dim": largest("num_embeddings") * largest("embedding_dim"),
-        "channels": 9 * width**2,
-        "channels and patch_size": width * largest("patch_size") ** 2,
-        "prior_channels and prior_kernel_size": 4 * prior_width**2 * largest("prior_kernel_size") ** 2,
-        "prior_channels and num_embeddings": prior_width * largest("num_embeddings"),
+        "num_embeddings and embedding_dim": codes * largest("embedding_dim"),
+        "channels and patch_size": largest("channels") * largest("patch_size") ** 2,
+        "prior_channels and num_embeddings": largest("prior_channels") * codes,
+        "spatial_size and num_embeddings": positions * codes if settings.get("prior_position_logits") else 0,
     }
-    if settings.get("prior_position_logits"):
-        arrays["spatial_size and num_embeddings"] = pixels // stride**2 * largest("num_embeddings")
-    for names, numbers in arrays.items():
-        if numbers > _MOST_NUMBERS:
-            raise InputError(f"{names} ask for {numbers} numbers in one array, more than {_MOST_NUMBERS}")
+    layers = {
+        "channels and the numbers of blocks": 2 * 9 * largest("channels") ** 2 * blocks,
+        "prior_channels and prior_layers": 4 * kernel * largest("prior_channels") ** 2 * largest("prior_layers"),
+    }
+    for part, most in ((arrays, _MOST_NUMBERS), (layers, _MOST_IN_LAYERS)):
+        for names, numbers in part.items():
+            if numbers > most:
+                raise InputError(f"{names} ask for a network of {numbers} numbers, more than {most}")
 
 
 def _short(value: Any) -> str:
