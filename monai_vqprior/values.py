@@ -167,6 +167,8 @@ def _is_text(value: str) -> bool:
 
 #: true or false.
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+#: any number but infinity and NaN.
+NUMBER = Kind("a finite number", _is_number)
 #: text with something in it, such as the path of a file.
 TEXT = Kind("text that is not empty", lambda value: isinstance(value, str) and _is_text(value))
 #: the path of a file or folder, as text or an object.
@@ -226,8 +228,7 @@ SETTINGS: dict[str, Kind] = {
     "batch_size": whole(1, 65536),
     "num_workers": whole(0, 256),
     "tile_size": whole(1, 4096),
-    "stage": choice("vqvae", "prior"),
-    "key_metric": TEXT,
+    "stage": TEXT,
     "smaller_is_better": FLAG,
     # how long and how fast
     "max_epochs": whole(1, 10**9),

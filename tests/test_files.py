@@ -148,6 +148,6 @@ class TestClaimOutput:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(InputError, match="file is a file: name a folder for the slices"):
             claim_output(tmp_path / "file", overwrite, what="slices")
-        with pytest.raises(InputError, match=r"below cannot be made \(.*\): name another folder for the slices"):
+        with pytest.raises(InputError, match=r"below cannot be written to \(.*\): name another folder for the slices"):
             claim_output(tmp_path / "file" / "below", overwrite, what="slices")
         assert (tmp_path / "file").read_text() == "mine"

@@ -226,7 +226,10 @@ class TestClaimRun:
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path, below: str) -> None:
         (tmp_path / "file").write_text("mine")
         run = tmp_path / "file" / below
-        with pytest.raises(InputError, match=r"cannot be made \(.*\): give another --output_dir"):
+        with pytest.raises(
+            InputError,
+            match=r"cannot be written to \(.*\): name another folder for the results|is a file: name a folder for the results",
+        ):
             claim_run(run, run / "model.pt", run / "last.pt")
         assert files_below(tmp_path) == {"file": "mine"}
 
