@@ -228,7 +228,7 @@ class TestClaimRun:
         run = tmp_path / "file" / below
         with pytest.raises(
             InputError,
-            match=r"cannot be written to \(.*\): name another folder for the results|is a file: name a folder for the results",
+            match=r"(cannot be written to \(.*\): name another|is a file: name a) folder for the results",
         ):
             claim_run(run, run / "model.pt", run / "last.pt")
         assert files_below(tmp_path) == {"file": "mine"}
