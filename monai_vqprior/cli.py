@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ _RECONSTRUCT = ["inference.json"]
 _SAMPLE = ["inference.json", "sample.json"]
 _NEIGHBORS = ["neighbors.json"]
 
+_OUTPUT = ("output", "output_dir")  # options with the folder that a command writes to
 _OUTPUT_CLOSED = 141  # as a shell tells of a program whose reader has gone
 
 
@@ -70,8 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _execute(arguments: Sequence[str] | None) -> int:
     """Run a command, and return its exit status."""
+    output = None
+    threading.excepthook = _thread_failed
     try:
         options = parse_command(arguments)
+        output = next((value for key, value in vars(options).items() if key.removeprefix("override.") in _OUTPUT), None)
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         _COMMANDS[options.command](options)
     except KeyboardInterrupt:
@@ -82,12 +87,19 @@ def _execute(arguments: Sequence[str] | None) -> int:
         closed = _flush() if of_output else None
         if closed is not None:
             return closed
-        wrong = input_error_in(error) or system_error_in(error)
+        wrong = input_error_in(error) or system_error_in(error, output)
         if wrong is None:
             raise
         _print_error(wrong)
         return 2
     return 0
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Tell of a thread that failed, unless it is TensorBoard's, which hands its error on to whoever writes next."""
+    of_tensorboard = type(failure.thread).__module__.startswith("tensorboard.")
+    if not (of_tensorboard and isinstance(failure.exc_value, OSError)):
+        threading.__excepthook__(failure)
 
 
 def _flush() -> int | None:

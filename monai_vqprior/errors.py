@@ -58,12 +58,13 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def system_error_in(error: BaseException) -> InputError | None:
+def system_error_in(error: BaseException, folder: str | os.PathLike[str] | None = None) -> InputError | None:
     """
     What the machine has refused, at any depth of an exception: a file or folder, or memory.
 
     Args:
         error: any exception.
+        folder: where most of what is written goes, to be named where the exception names no file.
 
     Returns:
         the same in one line that names the path; None for an exception that has nothing to do with either, such as one
@@ -72,7 +73,7 @@ def system_error_in(error: BaseException) -> InputError | None:
     for link in chain_of(error):
         if isinstance(link, OSError) and not isinstance(link, (ConnectionError, TimeoutError)):
             if link.filename is not None or link.errno in _OF_FILES:
-                return InputError(_of_file(link))
+                return InputError(_of_file(link, folder))
         elif _is_of_memory(link):
             return InputError(
                 f"there is not enough memory ({_first_line(link)}): take smaller sizes or a smaller batch."
@@ -80,11 +81,12 @@ def system_error_in(error: BaseException) -> InputError | None:
     return None
 
 
-def _of_file(error: OSError) -> str:
+def _of_file(error: OSError, folder: str | os.PathLike[str] | None) -> str:
     """What a file system has refused, in one line."""
-    reason = error.strerror or str(error)
+    reason = error.strerror or " ".join(map(str, error.args))
     if error.filename is None:
-        return f"a file cannot be read or written ({reason})."
+        place = "" if folder is None else f", perhaps one in {os.fspath(folder)},"
+        return f"a file{place} cannot be read or written ({reason})."
     path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
     return f"{path} cannot be read or written ({reason})."
 

@@ -145,6 +145,8 @@ def check_writable(folder: str | os.PathLike[str], what: str = "results") -> Non
         place = next(parent for parent in (folder, *folder.absolute().parents) if _exists(parent))
         if not place.is_dir():
             raise InputError(f"{place} is a file: name a folder for the {what}.")
+        for name in folder.absolute().relative_to(place.absolute()).parts:
+            _exists(place / name)  # it does not, and a name that is too long never will
         with tempfile.TemporaryFile(prefix=_TEMPORARY, dir=place) as probe:
             probe.write(_PROBE)
             probe.flush()

@@ -16,7 +16,8 @@ import inspect
 import pydoc
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 from monai_vqprior.errors import InputError, chain_of, input_error_in, system_error_in
@@ -236,73 +237,79 @@ def explain_failure(error: BaseException, overrides: Mapping[str, Any], config: 
         return None
     links = list(chain_of(error))
     return (
-        _of_expression(links, overrides)
-        or _of_constructor(links, overrides, config)
+        _of_item(links, overrides, config)
+        or _of_syntax(links, overrides)
         or _of_use(links, overrides, config)
         or _of_configuration(links, overrides)
     )
 
 
-def _of_expression(links: list[BaseException], overrides: Mapping[str, Any]) -> InputError | None:
-    """An expression of the user's that fails."""
+def _frames(links: list[BaseException]) -> Iterator[FrameType]:
+    """Where exceptions were raised, from the inside out."""
+    for link in reversed(links):
+        yield from reversed([frame for frame, _ in traceback.walk_tb(link.__traceback__)])
+
+
+def _of_item(links: list[BaseException], overrides: Mapping[str, Any], config: Mapping[str, Any]) -> InputError | None:
+    """The innermost item of the configuration that could not be evaluated or made."""
+    from monai.bundle import ConfigExpression, ConfigItem
+
+    item = next((it for frame in _frames(links) if isinstance(it := frame.f_locals.get("self"), ConfigItem)), None)
+    if item is None:
+        return None
+    place = str(item.get_id()).replace("::", "#")
+    if isinstance(item, ConfigExpression):
+        keys = [key for key in overrides if f"{place}#".startswith(f"{key}#")]
+        return _explained(keys, overrides, "it cannot be evaluated", links[-1]) if keys else None
+    target = str(item.get_config().get("_target_"))
+    keys = _given_for(overrides, [(place, _item(place, {**config, **overrides}))], by_reference=True)
+    return _explained(keys, overrides, f"{target} cannot be made", links[-1]) if keys else None
+
+
+def _of_syntax(links: list[BaseException], overrides: Mapping[str, Any]) -> InputError | None:
+    """An expression that is none."""
     keys = [
         key
         for key, value in overrides.items()
-        if isinstance(value, str) and value.startswith("$")
-        if any(str(link).startswith("Failed to evaluate") and value in str(link) for link in links)
-        or any(isinstance(link, SyntaxError) and link.text and link.text.strip() in value for link in links)
+        if any(isinstance(link, SyntaxError) and link.text and link.text.strip() in str(value) for link in links)
     ]
-    return _explained(keys, overrides, "it cannot be evaluated", links[-1]) if keys else None
-
-
-def _of_constructor(
-    links: list[BaseException], overrides: Mapping[str, Any], config: Mapping[str, Any]
-) -> InputError | None:
-    """A component that cannot be made: the innermost, of those that MONAI names from the inside out."""
-    for position, link in reversed(list(enumerate(links))):
-        failed = re.match(r"Failed to instantiate component '([^']+)'", str(link))
-        if failed is not None:
-            keys = _given_for(failed[1], overrides, config, by_reference=True)
-            reason = links[min(position + 1, len(links) - 1)]
-            return _explained(keys, overrides, f"{failed[1]} cannot be made", reason) if keys else None
-    return None
+    return _explained(keys, overrides, "it is no expression", links[-1]) if keys else None
 
 
 def _of_use(links: list[BaseException], overrides: Mapping[str, Any], config: Mapping[str, Any]) -> InputError | None:
     """A component that fails in use: the innermost of the configuration in which the error was raised."""
-    known = {_class_name(component["_target_"]) for _, component in _components({**config, **overrides})}
-    for link in reversed(links):
-        frames = [frame for frame, _ in traceback.walk_tb(link.__traceback__)]
-        for frame in reversed(frames):
-            for base in type(frame.f_locals.get("self")).__mro__:
-                if base.__name__ in known:
-                    keys = _given_for(base.__name__, overrides, config, by_reference=False)
-                    return _explained(keys, overrides, f"{base.__name__} fails", links[-1]) if keys else None
+    components = list(_components({**config, **overrides}))
+    for frame in _frames(links):
+        for base in type(frame.f_locals.get("self")).__mro__:
+            of_class = [(place, part) for place, part in components if _class_name(part) == base.__name__]
+            if of_class:
+                keys = _given_for(overrides, of_class, by_reference=False)
+                return _explained(keys, overrides, f"{base.__name__} fails", links[-1]) if keys else None
     return None
 
 
 def _of_configuration(links: list[BaseException], overrides: Mapping[str, Any]) -> InputError | None:
     """A configuration that cannot be put together: the one of the package can, without overrides."""
     keys = [key for key in overrides if key not in SETTINGS]
-    frames = [frame for frame, _ in traceback.walk_tb(links[-1].__traceback__)]
-    module = frames[-1].f_globals.get("__name__", "") if frames else ""
+    innermost = next(_frames(links), None)
+    module = "" if innermost is None else innermost.f_globals.get("__name__", "")
     if keys and module.startswith(("monai.bundle", "monai.utils.module")):
         return _explained(keys, overrides, "the configuration cannot be put together", links[-1])
     return None
 
 
-def _given_for(target: str, overrides: Mapping[str, Any], config: Mapping[str, Any], by_reference: bool) -> list[str]:
-    """The overrides of components of a class: of their arguments, or of what these refer to."""
+def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any]], by_reference: bool) -> list[str]:
+    """The overrides of some components: of their arguments, of what holds them, or of what their arguments refer to."""
     keys = []
-    for place, component in _components({**config, **overrides}):
-        if _class_name(component["_target_"]) == _class_name(target):
-            keys += [
-                key
-                for key in overrides
-                if f"{key}#".startswith(f"{place}#")
-                or f"{place}#".startswith(f"{key}#")
-                or (by_reference and any(re.search(rf"@{re.escape(key)}(?![\w#])", text) for text in _texts(component)))
-            ]
+    for place, component in components:
+        texts = [text for text in component.values() if isinstance(text, str)] if isinstance(component, dict) else []
+        keys += [
+            key
+            for key in overrides
+            if f"{key}#".startswith(f"{place}#")
+            or f"{place}#".startswith(f"{key}#")
+            or (by_reference and any(re.search(rf"@{re.escape(key)}(?![\w#])", text) for text in texts))
+        ]
     return list(dict.fromkeys(keys))
 
 
@@ -322,13 +329,8 @@ def _components(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
         yield from walk(key, item)
 
 
-def _texts(component: Mapping[str, Any]) -> Iterator[str]:
-    """The arguments of a component that are text."""
-    return (value for value in component.values() if isinstance(value, str))
-
-
-def _class_name(target: str) -> str:
-    return target.rpartition(".")[2]
+def _class_name(component: Mapping[str, Any]) -> str:
+    return str(component["_target_"]).rpartition(".")[2]
 
 
 def _explained(keys: list[str], overrides: Mapping[str, Any], what: str, reason: BaseException) -> InputError:

@@ -173,6 +173,10 @@ NUMBER = Kind("a finite number", _is_number)
 TEXT = Kind("text that is not empty", lambda value: isinstance(value, str) and _is_text(value))
 #: the path of a file or folder, as text or an object.
 PATH = Kind("a path that is not empty", lambda value: isinstance(value, (str, os.PathLike)) and _is_text(str(value)))
+#: the name of a device, or PyTorch's own object, which is known by its name: to import PyTorch takes seconds.
+DEVICE = Kind(
+    "a device, such as cpu or cuda:0", lambda value: TEXT.accepts(value) or type(value).__qualname__ == "device"
+)
 #: one side of a slice for both, or height and width.
 SIZE = either(whole(1, 8192), several(whole(1, 8192), 2, 2, "a height and a width, such as [160,128]"))
 _SEED = whole(0, 2**32 - 1)
@@ -222,7 +226,7 @@ SETTINGS: dict[str, Kind] = {
     "nifti": FLAG,
     "num_pictures": whole(1, 1000),
     # how it is computed
-    "device": TEXT,
+    "device": DEVICE,
     "amp": FLAG,
     "seed": _SEED,
     "batch_size": whole(1, 65536),
