@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.failures import explain_failure
 from monai_vqprior.files import atomic_path, claim_output
-from monai_vqprior.overrides import check_overrides, explain_failure, unknown_argument
+from monai_vqprior.overrides import check_overrides, unknown_argument
 
 __all__ = [
     "bundle_root",

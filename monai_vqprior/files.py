@@ -60,7 +60,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _renamed_to(target: Path) -> Iterator[Path]:
     """A temporary path that becomes ``target``."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(target.suffixes[-2:])
+    suffix = "".join(target.suffixes[-2:]) or ".file"  # a name of nothing but a suffix is refused by torch.save
     descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=suffix, dir=target.parent)
     os.close(descriptor)
     temporary = Path(name)

@@ -14,18 +14,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import pydoc
-import re
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from types import FrameType
 from typing import Any
 
-from monai_vqprior.errors import InputError, chain_of, input_error_in, system_error_in
+from monai_vqprior.errors import InputError
 from monai_vqprior.values import FLAG, NUMBER, SETTINGS, Kind, is_expression, shown
 
-__all__ = ["check_overrides", "explain_failure", "unknown_argument"]
-
-_LONGEST_REASON = 300  # characters
+__all__ = ["check_overrides", "item_at", "parts_of", "texts_in", "unknown_argument"]
 
 #: What a command does, and what it needs to do so.
 _OF_THE_COMMAND = ("imports", "initialize", "begin", "run", "finalize")
@@ -33,11 +28,16 @@ _OF_THE_COMMAND = ("imports", "initialize", "begin", "run", "finalize")
 _WORD = Kind("text", lambda value: isinstance(value, str) and "\0" not in value)
 _LIST = Kind("a list", lambda value: isinstance(value, (list, tuple)))
 _DICTIONARY = Kind("a dictionary", lambda value: isinstance(value, Mapping))
-_ITEM = Kind("a dictionary, a list, '$...' or '@...'", lambda value: isinstance(value, (Mapping, list, tuple)))
 _COMPONENTS = Kind(
     "a list of dictionaries, '$...' or '@...'",
     lambda value: (
         isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) or is_expression(item) for item in value)
+    ),
+)
+_MADE = Kind(
+    "a dictionary with _target_, a list of dictionaries, '$...' or '@...'",
+    lambda value: (
+        (isinstance(value, Mapping) and "_target_" in value) or (_COMPONENTS.accepts(value) and len(value) > 0)
     ),
 )
 
@@ -60,6 +60,7 @@ def check_overrides(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> 
     """
     for key, value in overrides.items():
         _check_key(key, overrides, config)
+        _check_texts(key, value, {**config, **overrides})
         if not is_expression(value):
             _check_value(key, value, config)
 
@@ -89,7 +90,7 @@ def _unknown_part(key: str, config: Mapping[str, Any]) -> str | None:
     parent, _, name = key.rpartition("#")
     if not parent:
         return None
-    group = _item(parent, config)
+    group = item_at(parent, config)
     if isinstance(group, (list, tuple)):
         return None if name.isdigit() and int(name) < len(group) else f"{parent} has the parts 0 to {len(group) - 1}."
     if not isinstance(group, Mapping):
@@ -107,19 +108,76 @@ def _check_value(key: str, value: Any, config: Mapping[str, Any]) -> None:
     if key in SETTINGS:
         SETTINGS[key].check(f"--{key}", value)
         return
-    present = _item(key, config)
+    present = item_at(key, config)
     if isinstance(present, Mapping) and (value is not None or "#" not in key):  # some arguments may be None
         _check_component(key, value, present)
         return
-    name = present[1:] if isinstance(present, str) and present.startswith("@") else None
-    if name in SETTINGS:
-        SETTINGS[name].check(f"--{key}", value)
-    elif is_expression(present):
-        # What an expression yields is known when it is evaluated; below the top level that is an argument of any kind.
-        kind = _ITEM if "#" not in key else None
-        _check_kind(kind, key, value)
-    elif value is not None or "#" not in key:
+    seen = {key}
+    while isinstance(present, str) and present.startswith("@") and present not in seen:  # what it refers to
+        if present[1:] in SETTINGS:
+            SETTINGS[present[1:]].check(f"--{key}", value)
+            return
+        seen.add(present)
+        present = item_at(present[1:], config)
+    if value is None and "#" in key:
+        return
+    if isinstance(present, Mapping) or (is_expression(present) and (len(seen) > 1 or "#" not in key)):
+        _MADE.check(f"--{key}", value)
+    elif not is_expression(present):  # of which nothing is known below the top level
         _check_kind(_kind_of(_default(key, config) if present is None else present), key, value)
+
+
+def _check_texts(key: str, value: Any, config: Mapping[str, Any]) -> None:
+    """Refuse expressions that are none, references to what is not there, and classes that do not exist."""
+    for place, text in texts_in(key, value):
+        if text.startswith("$"):
+            try:
+                compile(text[1:].strip(), "", "eval" if "import" not in text else "exec")
+            except (SyntaxError, ValueError) as error:
+                raise InputError(f"--{key} {shown(text)} is no expression of Python ({error}).") from error
+        for reference in _references(text):
+            if not _exists(reference, config):
+                raise InputError(f"--{key} refers to @{reference}, which the configuration does not have.")
+        if place.endswith("#_target_") and not is_expression(text) and not callable(_located(text)):
+            raise InputError(
+                f"--{key} must be the name of a class or function that can be imported, got {shown(text)}."
+            )
+
+
+def texts_in(place: str, value: Any) -> Iterator[tuple[str, str]]:
+    """All texts within a value, and where they are."""
+    if isinstance(value, str):
+        yield place, value
+    for name, part in parts_of(value):
+        yield from texts_in(f"{place}#{name}", part)
+
+
+def parts_of(item: Any) -> Iterable[tuple[Any, Any]]:
+    """The parts of a dictionary or a list, with their keys or numbers; none of anything else."""
+    if isinstance(item, Mapping):
+        return item.items()
+    return enumerate(item) if isinstance(item, (list, tuple)) else ()
+
+
+def _references(text: str) -> list[str]:
+    """What an expression or a reference refers to, from the top level on."""
+    from monai.bundle import ReferenceResolver
+
+    if not text.startswith(("$", "@")):
+        return []
+    ids = [str(place).replace("::", "#") for place in ReferenceResolver.match_refs_pattern(text)]
+    return [place for place in ids if not place.startswith("#")]  # relative ones do
+
+
+def _located(target: str) -> Any:
+    """What a ``_target_`` names, by its path or as one of MONAI's own; None where there is no such thing."""
+    from monai.bundle import ConfigComponent
+
+    name = target if "." in target else ConfigComponent({"_target_": target}).resolve_module_name()
+    try:
+        return pydoc.locate(name)
+    except pydoc.ErrorDuringImport as error:
+        raise InputError(f"{name} cannot be imported: {error}") from error
 
 
 def _check_kind(kind: Kind | None, key: str, value: Any) -> None:
@@ -158,7 +216,7 @@ def _kind_of(present: Any) -> Kind | None:
 def _default(key: str, config: Mapping[str, Any]) -> Any:
     """The default of an argument that the configuration does not give; None where there is none."""
     parent, _, name = key.rpartition("#")
-    component = _item(parent, config)
+    component = item_at(parent, config)
     parameters = _parameters(component.get("_target_")) if isinstance(component, Mapping) else None
     default = None if parameters is None or name not in parameters else parameters[name].default
     return None if default is inspect.Parameter.empty else default
@@ -176,7 +234,7 @@ def unknown_argument(key: str, config: Mapping[str, Any]) -> str | None:
         a sentence; None when the component takes the argument, or when that cannot be told.
     """
     parent, _, name = key.lstrip("+~").rpartition("#")
-    component = _item(parent, config)
+    component = item_at(parent, config)
     if not isinstance(component, dict) or name in component or name.startswith("_"):
         return None
     target = config.get(f"{parent}#_target_", component.get("_target_"))
@@ -208,133 +266,20 @@ def _parameters(target: Any) -> dict[str, inspect.Parameter] | None:
     return None if takes_any else parameters
 
 
-def _item(key: str, config: Mapping[str, Any]) -> Any:
+def item_at(key: str, config: Mapping[str, Any]) -> Any:
     """An item below the top level, as the last of the stacked files has set it; None where there is none."""
     if key in config:
         return config[key]
     parent, _, name = key.rpartition("#")
-    item = _item(parent, config) if parent else None
+    item = item_at(parent, config) if parent else None
     if isinstance(item, dict):
         return item.get(name)
     return item[int(name)] if isinstance(item, list) and name.isdigit() and int(name) < len(item) else None
 
 
-def explain_failure(error: BaseException, overrides: Mapping[str, Any], config: Mapping[str, Any]) -> InputError | None:
-    """
-    What an override has to do with a run that failed.
-
-    Args:
-        error: what was raised.
-        overrides: values of keys of the configuration.
-        config: the top level of the configuration.
-
-    Returns:
-        one line with the override and the reason, when an expression in it fails, when the component that it is part
-        of cannot be made or fails in use, or when the configuration cannot be put together with it; None for all
-        else, which is a bug or has been explained.
-    """
-    if input_error_in(error) or system_error_in(error):
-        return None
-    links = list(chain_of(error))
-    return (
-        _of_item(links, overrides, config)
-        or _of_syntax(links, overrides)
-        or _of_use(links, overrides, config)
-        or _of_configuration(links, overrides)
-    )
-
-
-def _frames(links: list[BaseException]) -> Iterator[FrameType]:
-    """Where exceptions were raised, from the inside out."""
-    for link in reversed(links):
-        yield from reversed([frame for frame, _ in traceback.walk_tb(link.__traceback__)])
-
-
-def _of_item(links: list[BaseException], overrides: Mapping[str, Any], config: Mapping[str, Any]) -> InputError | None:
-    """The innermost item of the configuration that could not be evaluated or made."""
-    from monai.bundle import ConfigExpression, ConfigItem
-
-    item = next((it for frame in _frames(links) if isinstance(it := frame.f_locals.get("self"), ConfigItem)), None)
-    if item is None:
-        return None
-    place = str(item.get_id()).replace("::", "#")
-    if isinstance(item, ConfigExpression):
-        keys = [key for key in overrides if f"{place}#".startswith(f"{key}#")]
-        return _explained(keys, overrides, "it cannot be evaluated", links[-1]) if keys else None
-    target = str(item.get_config().get("_target_"))
-    keys = _given_for(overrides, [(place, _item(place, {**config, **overrides}))], by_reference=True)
-    return _explained(keys, overrides, f"{target} cannot be made", links[-1]) if keys else None
-
-
-def _of_syntax(links: list[BaseException], overrides: Mapping[str, Any]) -> InputError | None:
-    """An expression that is none."""
-    keys = [
-        key
-        for key, value in overrides.items()
-        if any(isinstance(link, SyntaxError) and link.text and link.text.strip() in str(value) for link in links)
-    ]
-    return _explained(keys, overrides, "it is no expression", links[-1]) if keys else None
-
-
-def _of_use(links: list[BaseException], overrides: Mapping[str, Any], config: Mapping[str, Any]) -> InputError | None:
-    """A component that fails in use: the innermost of the configuration in which the error was raised."""
-    components = list(_components({**config, **overrides}))
-    for frame in _frames(links):
-        for base in type(frame.f_locals.get("self")).__mro__:
-            of_class = [(place, part) for place, part in components if _class_name(part) == base.__name__]
-            if of_class:
-                keys = _given_for(overrides, of_class, by_reference=False)
-                return _explained(keys, overrides, f"{base.__name__} fails", links[-1]) if keys else None
-    return None
-
-
-def _of_configuration(links: list[BaseException], overrides: Mapping[str, Any]) -> InputError | None:
-    """A configuration that cannot be put together: the one of the package can, without overrides."""
-    keys = [key for key in overrides if key not in SETTINGS]
-    innermost = next(_frames(links), None)
-    module = "" if innermost is None else innermost.f_globals.get("__name__", "")
-    if keys and module.startswith(("monai.bundle", "monai.utils.module")):
-        return _explained(keys, overrides, "the configuration cannot be put together", links[-1])
-    return None
-
-
-def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any]], by_reference: bool) -> list[str]:
-    """The overrides of some components: of their arguments, of what holds them, or of what their arguments refer to."""
-    keys = []
-    for place, component in components:
-        texts = [text for text in component.values() if isinstance(text, str)] if isinstance(component, dict) else []
-        keys += [
-            key
-            for key in overrides
-            if f"{key}#".startswith(f"{place}#")
-            or f"{place}#".startswith(f"{key}#")
-            or (by_reference and any(re.search(rf"@{re.escape(key)}(?![\w#])", text) for text in texts))
-        ]
-    return list(dict.fromkeys(keys))
-
-
-def _components(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every component of a configuration, and where it is."""
-
-    def walk(place: str, item: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        if isinstance(item, dict):
-            target = config.get(f"{place}#_target_", item.get("_target_"))
-            if isinstance(target, str):
-                yield place, {**item, "_target_": target}
-        parts = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, (list, tuple)) else ()
-        for name, part in parts:
-            yield from walk(f"{place}#{name}", part)
-
-    for key, item in config.items():
-        yield from walk(key, item)
-
-
-def _class_name(component: Mapping[str, Any]) -> str:
-    return str(component["_target_"]).rpartition(".")[2]
-
-
-def _explained(keys: list[str], overrides: Mapping[str, Any], what: str, reason: BaseException) -> InputError:
-    """The line about overrides that a run fails with."""
-    given = " ".join(f"--{key} {shown(overrides[key])}" for key in keys)
-    told = " ".join(str(reason).split())[:_LONGEST_REASON]
-    return InputError(f"{given}: {what} ({type(reason).__name__}: {told}).")
+def _exists(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether an item is there, be it null."""
+    parent, _, name = key.rpartition("#")
+    group = item_at(parent, config) if parent else None
+    inside = isinstance(group, Mapping) and name in group
+    return key in config or inside or item_at(key, config) is not None or is_expression(group)
