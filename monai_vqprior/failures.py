@@ -69,7 +69,7 @@ def _of_component(
         ours = [(place, part) for place, part in components if _class_name(part) in classes]
         # An engine runs all the others: what fails in one of them is no matter of the engine's.
         if ours and not (passed and isinstance(found, Engine)):
-            keys = _given_for(overrides, ours, links[-1])
+            keys = _given_for(overrides, ours, settings=False)
             if keys:
                 return _explained(keys, overrides, f"{type(found).__name__} fails", links[-1])
         passed = passed or bool(ours)
@@ -87,7 +87,9 @@ def _of_item(
         keys = [key for key in overrides if f"{place}#".startswith(f"{key}#")]
         return _explained(keys, overrides, "it cannot be evaluated", links[-1]) if keys else None
     target = str(item.get_config().get("_target_"))
-    keys = _given_for(overrides, [(place, item_at(place, {**config, **overrides}))], links[-1])
+    # Settings have been checked: what is left is that a constructor does not take them together.
+    settings = isinstance(links[-1], (ValueError, RuntimeError))
+    keys = _given_for(overrides, [(place, item_at(place, {**config, **overrides}))], settings)
     return _explained(keys, overrides, f"{target} cannot be made", links[-1]) if keys else None
 
 
@@ -101,7 +103,7 @@ def _of_configuration(links: list[BaseException], overrides: Mapping[str, Any]) 
     return None
 
 
-def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any]], reason: BaseException) -> list[str]:
+def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any]], settings: bool) -> list[str]:
     """The overrides of components: of their arguments, of what holds them, else of what their arguments refer to."""
     direct, referred = [], []
     for place, component in components:
@@ -109,8 +111,7 @@ def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any
         for key in overrides:
             if f"{key}#".startswith(f"{place}#") or f"{place}#".startswith(f"{key}#"):
                 direct.append(key)
-            # A setting has been checked; what is left is that a constructor does not take it together with others.
-            elif key not in SETTINGS or isinstance(reason, (ValueError, RuntimeError)):
+            elif settings or key not in SETTINGS:
                 referred += [key for text in texts if re.search(rf"@{re.escape(key)}(?![\w#])", text)]
     return list(dict.fromkeys(direct or referred))
 

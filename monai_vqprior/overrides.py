@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import pydoc
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -132,16 +133,14 @@ def _check_texts(key: str, value: Any, config: Mapping[str, Any]) -> None:
     for place, text in texts_in(key, value):
         if text.startswith("$"):
             try:
-                compile(text[1:].strip(), "", "eval" if "import" not in text else "exec")
+                compile(re.sub(r"@[\w#:]+", "_", text[1:]), "expression", "exec")
             except (SyntaxError, ValueError) as error:
-                raise InputError(f"--{key} {shown(text)} is no expression of Python ({error}).") from error
+                raise InputError(f"--{key} must be an expression of Python, got {shown(text)} ({error}).") from error
         for reference in _references(text):
             if not _exists(reference, config):
                 raise InputError(f"--{key} refers to @{reference}, which the configuration does not have.")
         if place.endswith("#_target_") and not is_expression(text) and not callable(_located(text)):
-            raise InputError(
-                f"--{key} must be the name of a class or function that can be imported, got {shown(text)}."
-            )
+            raise InputError(f"--{key} must be the name of a class or function, got {shown(text)}.")
 
 
 def texts_in(place: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -192,7 +191,7 @@ def _check_component(key: str, value: Any, present: Mapping[str, Any]) -> None:
         missing = set(present) - set(value)
     if not isinstance(value, Mapping) or missing:
         example = next((f"--{key}#{name}" for name in present if not name.startswith("_")), f"--{key}#_target_")
-        lack = f" without {', '.join(sorted(missing))}" if missing else ""
+        lack = f" without {', '.join(name for name in present if name in missing)}" if missing else ""
         raise InputError(
             f"--{key} is a component of the configuration, got {shown(value)}{lack}: give a dictionary with all of it, "
             f"'$...' or '@...', or one of its arguments, such as {example}."
