@@ -112,8 +112,15 @@ def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any
             if f"{key}#".startswith(f"{place}#") or f"{place}#".startswith(f"{key}#"):
                 direct.append(key)
             elif settings or key not in SETTINGS:
-                referred += [key for text in texts if re.search(rf"@{re.escape(key)}(?![\w#])", text)]
+                changed = "|".join(map(re.escape, _ancestors(key)))
+                referred += [key for text in texts if re.search(rf"@({changed})(?![\w#])", text)]
     return list(dict.fromkeys(direct or referred))
+
+
+def _ancestors(key: str) -> list[str]:
+    """An item and all that holds it: a#b#c, a#b, a."""
+    parts = key.split("#")
+    return ["#".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def _components(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

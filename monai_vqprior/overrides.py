@@ -122,9 +122,12 @@ def _check_value(key: str, value: Any, config: Mapping[str, Any]) -> None:
         present = item_at(present[1:], config)
     if value is None and "#" in key:
         return
-    if isinstance(present, Mapping) or (is_expression(present) and (len(seen) > 1 or "#" not in key)):
+    # An expression of a group of components yields one; of a component, it is an argument of any kind.
+    group = item_at(key.rpartition("#")[0], config)
+    in_group = "#" not in key or (isinstance(group, Mapping) and "_target_" not in group)
+    if isinstance(present, Mapping) or (is_expression(present) and (len(seen) > 1 or in_group)):
         _MADE.check(f"--{key}", value)
-    elif not is_expression(present):  # of which nothing is known below the top level
+    elif not is_expression(present):
         _check_kind(_kind_of(_default(key, config) if present is None else present), key, value)
 
 
