@@ -51,7 +51,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with _renamed_to(target) as temporary:
             yield temporary
     except OSError as error:
-        if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(_TEMPORARY):
+        names = [Path(os.fsdecode(name)).name for name in (error.filename, error.filename2) if name is not None]
+        if not names or any(name.startswith(_TEMPORARY) for name in names):
             error.filename, error.filename2 = str(target), None
         raise
 

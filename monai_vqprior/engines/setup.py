@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from monai_vqprior.engines.processes import Processes
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import check_writable, write_text
 from monai_vqprior.losses import SSIM_WINDOW
@@ -35,6 +36,7 @@ __all__ = [
     "check_output",
     "check_run",
     "check_settings",
+    "check_shares",
     "check_spatial_size",
     "check_window",
     "check_writable",
@@ -175,6 +177,24 @@ def check_window(spatial_size: int | Sequence[int]) -> None:
         if size < SSIM_WINDOW:
             raise InputError(
                 f"spatial_size {size} is smaller than the window of SSIM, {SSIM_WINDOW} pixels: take larger slices."
+            )
+
+
+def check_shares(processes: Processes, **numbers: int) -> None:
+    """
+    Refuse to share fewer slices than there are processes, of which some would have none.
+
+    Args:
+        processes: those that share the work.
+        numbers: how many slices there are, by split.
+
+    Raises:
+        InputError: naming the split.
+    """
+    for split, number in numbers.items():
+        if number < processes.size:
+            raise InputError(
+                f"{processes.size} processes cannot share the {number} slices of the split {split!r}: start fewer."
             )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import write_text
+from monai_vqprior.files import check_writable, write_text
 from monai_vqprior.report.neighbors import DISTANCES
 
 __all__ = ["write_report"]
@@ -84,6 +84,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     parts += _table(folder / "neighbors.json", _neighbors_table, "neighbors")
     if not parts:
         raise InputError(f"{folder} holds no results: run `vqprior evaluate`, `reconstruct` or `sample` first.")
+    check_writable(folder)
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>vqprior: {html.escape(folder.name)}</title>\n'
         f"<style>{_STYLE}</style>\n<h1>Report of {html.escape(folder.name)}</h1>\n" + "\n".join(parts) + "\n</html>\n"
