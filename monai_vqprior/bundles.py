@@ -11,11 +11,8 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import logging
 import os
-import pydoc
 import re
 import shlex
 import shutil
@@ -26,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.failures import explain_failure
 from monai_vqprior.files import atomic_path, claim_output, read_json
+from monai_vqprior.overrides import check_overrides, unknown_argument
 
 __all__ = [
     "bundle_root",
@@ -75,8 +74,8 @@ def copy_bundle(output: str, given: str | None = None, overwrite: bool = False) 
     root = bundle_root(given)
     target = claim_output(output, overwrite, what="bundle")
     for file in _files(root):
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / file, target / file)
+        with atomic_path(target / file) as temporary:
+            shutil.copyfile(root / file, temporary)
     (target / "models").mkdir(exist_ok=True)  # for weights, where the bundle has none yet
     return target
 
@@ -231,68 +230,6 @@ def _value(item: Any, config: Mapping[str, Any]) -> Any:
     return item
 
 
-def check_keys(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """
-    Refuse to override what the configuration does not have, which MONAI would silently add, or fail of.
-
-    Raises:
-        InputError: with the key that was probably meant.
-    """
-    for key in overrides:
-        name = key.lstrip("+~").split("#")[0].split("::")[0]
-        if name not in config:
-            close = difflib.get_close_matches(name, config, n=1)
-            hint = f"did you mean --{close[0]}?" if close else "see --help for the options."
-            raise InputError(f"there is no option --{key}: {hint}")
-        unknown = unknown_argument(key, {**config, **overrides})
-        if unknown is not None:
-            raise InputError(f"there is no option --{key}: {unknown}")
-
-
-def unknown_argument(key: str, config: Mapping[str, Any]) -> str | None:
-    """
-    What is wrong with a key such as ``train#loss#ssim_weight`` when the component there takes no such argument.
-
-    Args:
-        key: key of an override.
-        config: the configuration, with all overrides in it.
-
-    Returns:
-        a sentence; None when the component takes the argument, or when that cannot be told.
-    """
-    parent, _, name = key.lstrip("+~").rpartition("#")
-    component = _item(parent, config)
-    if not isinstance(component, dict) or name in component or name.startswith("_"):
-        return None
-    target = config.get(f"{parent}#_target_", component.get("_target_"))
-    # A name without a module is one of MONAI's own.
-    kind = pydoc.locate(target) if isinstance(target, str) and "." in target else None
-    if not callable(kind):
-        return None
-    from torch import nn
-
-    # A module without arguments of its own has those of Module, which takes any and refuses them then.
-    bare = getattr(kind, "__init__", None) is nn.Module.__init__
-    parameters = {} if bare else dict(inspect.signature(kind).parameters)
-    if name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return None
-    close = difflib.get_close_matches(name, parameters, n=1)
-    return f"{target} takes no {name}" + (
-        f", did you mean {close[0]}?" if close else f", but {', '.join(parameters) or 'nothing'}."
-    )
-
-
-def _item(key: str, config: Mapping[str, Any]) -> Any:
-    """An item below the top level, as the last of the stacked files has set it; None where there is none."""
-    if key in config:
-        return config[key]
-    parent, _, name = key.rpartition("#")
-    item = _item(parent, config) if parent else None
-    if isinstance(item, dict):
-        return item.get(name)
-    return item[int(name)] if isinstance(item, list) and name.isdigit() and int(name) < len(item) else None
-
-
 def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> str:
     """The ``python -m monai.bundle run`` command that does the same, to be pasted into a POSIX shell."""
     files = [str(root / "configs" / name) for name in names]
@@ -313,9 +250,10 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
         overrides: values of configuration keys.
 
     Raises:
-        InputError: when a key does not exist.
+        InputError: when a key does not exist, or a value is wrong, be it that nothing can be made of it.
     """
-    check_keys(overrides, load_configs(root, names))
+    config = load_configs(root, names)
+    check_overrides(overrides, config)
     if os.environ.get("RANK", "0") == "0":  # not once more for each process of torchrun
         print(f"$ {command_line(root, names, overrides)}", flush=True)
 
@@ -327,4 +265,10 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
     with warnings.catch_warnings():
         # MONAI warns that a configuration can run code, whoever wrote it; this one is the package's or the user's own.
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        run(config_file=[str(root / "configs" / name) for name in names], bundle_root=str(root), **overrides)
+        try:
+            run(config_file=[str(root / "configs" / name) for name in names], bundle_root=str(root), **overrides)
+        except Exception as error:
+            wrong = explain_failure(error, overrides, config)
+            if wrong is None:
+                raise
+            raise wrong from error

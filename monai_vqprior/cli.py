@@ -12,16 +12,15 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_vqprior import __version__
 from monai_vqprior.bundles import (
     bundle_root,
     copy_bundle,
@@ -33,7 +32,9 @@ from monai_vqprior.bundles import (
     setting_keys,
     unknown_argument,
 )
-from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
+from monai_vqprior.errors import AlreadyDoneError, InputError, chain_of, input_error_in, system_error_in
+from monai_vqprior.options import parse_command
+from monai_vqprior.values import is_expression
 
 __all__ = ["main"]
 
@@ -46,10 +47,8 @@ _RECONSTRUCT = ["inference.json"]
 _SAMPLE = ["inference.json", "sample.json"]
 _NEIGHBORS = ["neighbors.json"]
 
-_EPILOG = (
-    "Any other --key value overrides that key of the bundle's configuration, for instance --batch_size 8, "
-    "--learning_rate 0.0005 or --train#loss#ssim_weight 2."
-)
+_OUTPUT = ("output", "output_dir")  # options with the folder that a command writes to
+_OUTPUT_CLOSED = 141  # as a shell tells of a program whose reader has gone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,233 +59,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program's name; that of the process by default.
 
     Returns:
-        exit status: 0, 2 after one line about wrong input, 130 after Ctrl-C. A bug raises.
+        exit status: 0, 2 after one line about wrong input, 130 after Ctrl-C, 141 when nobody reads the output on. A bug
+        raises.
     """
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
     try:
-        options.overrides = _overrides(rest)
-        if options.overrides and not options.takes_overrides:
-            parser.error(f"vqprior {options.command} has no option --{next(iter(options.overrides))}")
+        status = _execute(arguments)
+    except SystemExit:  # after --help and --version
+        closed = _flush()
+        if closed is not None:
+            return closed
+        raise
+    return _flush() or status
+
+
+def _execute(arguments: Sequence[str] | None) -> int:
+    """Run a command, and return its exit status."""
+    output = None
+    threading.excepthook = _thread_failed
+    try:
+        options = parse_command(arguments)
+        output = next((value for key, value in vars(options).items() if key.removeprefix("override.") in _OUTPUT), None)
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        options.function(options)
+        _COMMANDS[options.command](options)
     except KeyboardInterrupt:
         print("\nvqprior: interrupted (training and sampling go on with --resume)", file=sys.stderr)
         return 130
     except Exception as error:
-        wrong = input_error_in(error)
+        of_output = any(isinstance(link, OSError) and link.filename is None for link in chain_of(error))
+        closed = _flush() if of_output else None
+        if closed is not None:
+            return closed
+        wrong = input_error_in(error) or system_error_in(error, output)
         if wrong is None:
             raise
-        print(f"vqprior: error: {wrong}", file=sys.stderr)
+        _print_error(wrong)
         return 2
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    parser = argparse.ArgumentParser(
-        prog="vqprior", description="A discrete latent model of brain MRI slices: VQ-VAE and PixelCNN prior, on MONAI."
-    )
-    parser.add_argument("--version", action="version", version=f"monai_vqprior {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, function: Callable, summary: str, bundle: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name, help=summary, description=summary, epilog=_EPILOG if bundle else None, allow_abbrev=False
-        )
-        command.set_defaults(function=function, takes_overrides=bundle)
-        if bundle:
-            command.add_argument("--bundle", metavar="DIR", help="use this bundle instead of the one in the package")
-        return command
-
-    def add_run(
-        name: str, function: Callable, summary: str, needs_data: bool = True, draws: bool = True
-    ) -> argparse.ArgumentParser:
-        command = add(name, function, summary)
-        if needs_data:
-            _option(
-                command,
-                "dataset_dir",
-                "folder of the slices, or of keras_png_slices_{train,validate,test}",
-                _path,
-                required=True,
-            )
-            _option(command, "skip_bad", "leave out and count slices that cannot be used", _boolean)
-        _option(command, "output_dir", "folder for the results (default: output)", _path)
-        _option(command, "spatial_size", "size of the slices (default: that of the training, or 256)", _size)
-        _option(command, "overwrite", "replace the results of an earlier run", _boolean)
-        _option(command, "device", "cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-        if draws:
-            _option(command, "seed", "seed of all random numbers (default: 0)", int)
-        return command
-
-    train = add_run("train", _train, "train the VQ-VAE, then the prior on its codes")
-    train.add_argument(
-        "--stage", choices=[*_STAGES, "both"], default="both", help="one of the two stages (default: both)"
-    )
-    train.add_argument(
-        "--fine_tune", action="store_true", help="start from the weights in the bundle rather than from random ones"
-    )
-    _option(train, "resume", "go on with the run in output_dir", _boolean)
-    _option(train, "max_epochs", "length of each stage in epochs (default: 30)", int)
-    _option(train, "max_minutes", "length of each stage in minutes instead", float)
-    _option(train, "val_interval", "epochs between validations (default: 1)", int)
-    _option(train, "early_stop", "validations without improvement after which to stop (default: never)", int)
-    _option(
-        train, "conditions", "what the prior is told of a slice, such as [dementia,slice] (default: nothing)", _literal
-    )
-    _option(train, "amp", "mixed precision where the hardware has it (default: True)", _boolean)
-    _option(train, "ckpt", "weights of the VQ-VAE that the prior is trained on", _path)
-
-    evaluate = add_run("evaluate", _evaluate, "measure SSIM, PSNR, codebook usage and bits per code: metrics.json")
-    _option(evaluate, "split", "train, validate, test or all (default: test)")
-    _option(evaluate, "ckpt", "weights of the VQ-VAE", _path)
-    _option(evaluate, "ckpt_prior", "weights of the prior", _path)
-
-    reconstruct = add_run("reconstruct", _reconstruct, "reconstruct slices: PNG files and a sheet beside the originals")
-    _option(reconstruct, "split", "train, validate, test or all (default: test)")
-    _option(reconstruct, "num_pictures", "slices on the sheet (default: 10)", int)
-    _option(reconstruct, "ckpt", "weights of the VQ-VAE", _path)
-
-    sample = add_run("sample", _sample, "draw new slices: PNG files and a contact sheet", needs_data=False)
-    _option(sample, "num_samples", "how many (default: 10)", int)
-    _option(sample, "temperature", "below 1: more typical, less diverse (default: 1)", float)
-    _option(sample, "top_k", "draw from the k most probable codes only (default: all)", int)
-    _option(sample, "top_p", "draw from the most probable codes that share this probability (default: all)", float)
-    _option(sample, "guidance_scale", "above 1: stress the conditions (default: 1)", float)
-    _option(sample, "resume", "go on with a run that was cut off, or make it longer", _boolean)
-    _option(sample, "num_workers", "processes that draw on a CPU, for many samples (default: none but this one)", int)
-    _option(sample, "condition", "what to draw, such as dementia=Mild_Demented,slice=0.5 (default: anything)")
-    _option(sample, "nifti", "write NIfTI files too", _boolean)
-    _option(sample, "ckpt", "weights of the VQ-VAE", _path)
-    _option(sample, "ckpt_prior", "weights of the prior", _path)
-
-    neighbors = add_run(
-        "neighbors", _neighbors, "show samples beside their nearest training slices: are they copies?", draws=False
-    )
-    _option(neighbors, "num_pictures", "samples on the sheet (default: 10)", int)
-
-    report = add("report", _report, "gather metrics and pictures of a run on one page: report.html", bundle=False)
-    report.add_argument("--output_dir", default="output", help="folder of the run (default: output)")
-
-    _add_prepare(add("prepare", _prepare, "cut NIfTI or Analyze volumes into slices, split by subject", bundle=False))
-
-    phantom = add("phantom", _phantom, "write a cohort of procedural brains, in the layout of OASIS", bundle=False)
-    phantom.add_argument("--output", required=True, metavar="DIR", help="folder for the slices")
-    phantom.add_argument("--subjects", type=int, default=40, help="number of subjects (default: 40)")
-    phantom.add_argument("--num_slices", type=int, default=32, help="slices a subject (default: 32)")
-    phantom.add_argument("--size", type=int, default=256, help="side of the slices in pixels (default: 256)")
-    phantom.add_argument("--seed", type=int, default=0, help="seed of the cohort (default: 0)")
-    phantom.add_argument("--labels", action="store_true", help="write the label maps too")
-    phantom.add_argument("--overwrite", action="store_true", help="replace an earlier cohort in the folder")
-
-    copy = add("bundle", _bundle, "copy the bundle out, to edit it or to share it", bundle=False)
-    copy.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
-    copy.add_argument("--bundle", metavar="DIR", help="copy this bundle instead of the one in the package")
-    copy.add_argument("--overwrite", action="store_true", help="copy over what is in the folder")
-    copy.add_argument(
-        "--zoo", action="store_true", help="as MONAI's model zoo takes it: checked, and as a zip file beside the folder"
-    )
-
-    demo = add("demo", _demo, "everything on the phantom cohort, in some four minutes on two CPU cores", bundle=False)
-    demo.add_argument("--bundle", metavar="DIR", help="use this bundle instead of the one in the package")
-    demo.add_argument("--output_dir", default="output/demo", help="folder for the results (default: output/demo)")
-    demo.add_argument("--subjects", type=int, default=40, help="subjects of the phantom cohort (default: 40)")
-    demo.add_argument(
-        "--max_minutes",
-        type=float,
-        default=1.0,
-        help="minutes for the VQ-VAE, the prior has 2.25 times as many (default: 1)",
-    )
-    demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
-    return parser
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Tell of a thread that failed, unless it is TensorBoard's, which hands its error on to whoever writes next."""
+    of_tensorboard = type(failure.thread).__module__.startswith("tensorboard.")
+    if not (of_tensorboard and isinstance(failure.exc_value, OSError)):
+        threading.__excepthook__(failure)
 
 
-def _option(
-    command: argparse.ArgumentParser,
-    key: str,
-    text: str,
-    kind: Callable[[str], Any] = str,
-    required: bool = False,
-) -> None:
-    """An option that is an override of a configuration key; without it the configuration's own value holds."""
-    # A flag may stand alone or have a value, as on MONAI's command line.
-    flag = kind is _boolean
-    form: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "BOOL"} if flag else {"metavar": key.upper()}
-    name = f"override.{key}"
-    command.add_argument(
-        f"--{key}", dest=name, default=argparse.SUPPRESS, type=kind, required=required, help=text, **form
-    )
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
-
-
-def _size(text: str) -> int | list[int]:
-    """One side for both, such as 128, or height and width, such as [160,128]."""
-    size = _literal(text)
-    sides = list(size) if isinstance(size, (list, tuple)) and len(size) == 2 else [size]
-    if not all(isinstance(side, int) and side > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size: give 128, or [160,128] for height and width")
-    return sides if len(sides) == 2 else sides[0]
-
-
-def _path(text: str) -> str:
-    return str(Path(text).expanduser())
-
-
-def _add_prepare(command: argparse.ArgumentParser) -> None:
-    """Options of ``vqprior prepare``."""
-    command.add_argument("--volumes", required=True, metavar="DIR", help="folder of the volumes, searched throughout")
-    command.add_argument("--output", required=True, metavar="DIR", help="folder for the slices")
-    command.add_argument("--axis", type=int, default=2, help="axis to cut along: 0 sagittal, 1 coronal, 2 axial")
-    command.add_argument("--num_slices", type=int, default=32, help="slices a volume (default: 32)")
-    command.add_argument("--center_offset", type=int, default=0, help="slices from the middle of the volume to theirs")
-    command.add_argument("--spacing", type=int, default=1, help="take each n-th slice (default: 1)")
-    command.add_argument("--size", type=int, default=256, help="side of the slices in pixels (default: 256)")
-    command.add_argument(
-        "--percentiles", type=float, nargs=2, default=(0.5, 99.5), metavar=("LOW", "HIGH"),
-        help="of the intensities inside the brain, which become 0 and 255 (default: 0.5 99.5)",
-    )  # fmt: skip
-    command.add_argument(
-        "--fractions", type=float, nargs=3, default=None, metavar=("TRAIN", "VALIDATE", "TEST"),
-        help="share of the subjects in each split (default: 0.8 0.1 0.1)",
-    )  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
-    command.add_argument("--subjects_csv", metavar="FILE", help="table of subjects to join, such as OASIS-1's own")
-    command.add_argument("--pattern", help="file names to take, such as '*_T1w.nii.gz'")
-    command.add_argument("--skip_bad", action="store_true", help="leave out and count volumes that cannot be used")
-    command.add_argument("--overwrite", action="store_true", help="replace earlier slices in the folder")
-
-
-def _literal(text: str) -> Any:
-    """A Python literal, true or false, or else the text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
+def _flush() -> int | None:
+    """Write what is left for standard output; an exit status where it takes no more."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _OUTPUT_CLOSED
+        _print_error(f"standard output cannot be written ({error.strerror}).")
+        return 2
+    return None
 
 
-def _overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``--key value``, ``--key=value`` and ``--flag`` that are not options of the command."""
-    overrides: dict[str, Any] = {}
-    key: str | None = None
-    for word in words:
-        if word.startswith("--") and len(word) > 2:
-            key, equals, value = word[2:].partition("=")
-            overrides[key] = _literal(value) if equals else True
-            key = None if equals else key
-        elif key is not None:
-            overrides[key] = _literal(word)
-            key = None
-        else:
-            raise InputError(f"{word!r} belongs to no option: options look like --key value.")
-    return overrides
+def _print_error(message: object) -> None:
+    """One line, also where a path has a line break in it."""
+    print(f"vqprior: error: {message}".replace("\n", "\\n"), file=sys.stderr)
 
 
 def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> None:
@@ -344,6 +178,7 @@ def _train(options: argparse.Namespace) -> None:
     resume = len(stages) > 1 and getattr(options, "override.resume", False)
     if options.fine_tune:
         size = getattr(options, "override.spatial_size", None)
+        size = None if is_expression(size) else size
         _check_pretrained(stages, bundle_root(options.bundle), options.overrides.get("pretrained"), size)
     begun = {stage: (models / f"{stage}_last.pt").is_file() for stage in stages}
     if resume and not any(begun.values()):
@@ -493,3 +328,17 @@ def _demo(options: argparse.Namespace) -> None:
     write_report(output)
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     print(f"mean SSIM of the test split: {metrics['ssim']:.4f}")
+
+
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "reconstruct": _reconstruct,
+    "sample": _sample,
+    "neighbors": _neighbors,
+    "report": _report,
+    "prepare": _prepare,
+    "phantom": _phantom,
+    "bundle": _bundle,
+    "demo": _demo,
+}

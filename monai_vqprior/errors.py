@@ -11,10 +11,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["AlreadyDoneError", "InputError", "input_error_in", "needs_extra"]
+__all__ = ["AlreadyDoneError", "InputError", "chain_of", "input_error_in", "needs_extra", "system_error_in"]
+
+#: What a file system may refuse. Connections of processes have other numbers, and are no matter of the user's paths.
+_OF_FILES = {
+    getattr(errno, name)
+    for name in (
+        "EACCES", "EBUSY", "EDQUOT", "EEXIST", "EFBIG", "EIO", "EISDIR", "ELOOP", "EMFILE", "EMLINK", "ENAMETOOLONG",
+        "ENFILE", "ENODEV", "ENOENT", "ENOSPC", "ENOTDIR", "ENOTEMPTY", "ENXIO", "EPERM", "EROFS", "ESTALE", "ETXTBSY",
+        "EXDEV",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 class InputError(ValueError):
@@ -33,10 +47,59 @@ class AlreadyDoneError(InputError):
 
 def input_error_in(error: BaseException) -> InputError | None:
     """The :class:`InputError` that an exception was raised from, at any depth: MONAI wraps what transforms raise."""
+    return next((link for link in chain_of(error) if isinstance(link, InputError)), None)
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An exception, the one that it was raised from, and so on."""
     current: BaseException | None = error
-    while current is not None and not isinstance(current, InputError):
+    while current is not None:
+        yield current
         current = current.__cause__ or current.__context__
-    return current
+
+
+def system_error_in(error: BaseException, folder: str | os.PathLike[str] | None = None) -> InputError | None:
+    """
+    What the machine has refused, at any depth of an exception: a file or folder, or memory.
+
+    Args:
+        error: any exception.
+        folder: where most of what is written goes, to be named where the exception names no file.
+
+    Returns:
+        the same in one line that names the path; None for an exception that has nothing to do with either, such as one
+        of the connections between processes.
+    """
+    for link in chain_of(error):
+        if isinstance(link, OSError) and not isinstance(link, (ConnectionError, TimeoutError)):
+            if link.filename is not None or link.errno in _OF_FILES:
+                return InputError(_of_file(link, folder))
+        elif _is_of_memory(link):
+            return InputError(
+                f"there is not enough memory ({_first_line(link)}): take smaller sizes or a smaller batch."
+            )
+    return None
+
+
+def _of_file(error: OSError, folder: str | os.PathLike[str] | None) -> str:
+    """What a file system has refused, in one line."""
+    reason = error.strerror or " ".join(map(str, error.args))
+    if error.filename is None:
+        place = "" if folder is None else f", perhaps one in {os.fspath(folder)},"
+        return f"a file{place} cannot be read or written ({reason})."
+    path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
+    return f"{path} cannot be read or written ({reason})."
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or PyTorch has got no memory; PyTorch on a CPU says so in words alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

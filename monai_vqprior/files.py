@@ -31,12 +31,16 @@ __all__ = [
     "MOST_VOXELS",
     "atomic_path",
     "check_extent",
+    "check_writable",
     "claim_output",
     "open_picture",
     "read_json",
     "write_png",
     "write_text",
 ]
+
+_TEMPORARY = ".partial-"
+_PROBE = b"0" * 65536  # what a disk must have room for
 
 #: Pixels of a picture and voxels of a volume that are read at most, 8192 x 8192 and some 645 along each axis. A header
 #: of a few bytes can claim any number, and a small file can hold it; what is decoded takes some bytes for each.
@@ -63,11 +67,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         the path to write to.
+
+    Raises:
+        OSError: as the block or the file system raises it, naming ``path`` where it would name no file or the temporary
+            one.
     """
     target = Path(path)
+    try:
+        with _renamed_to(target) as temporary:
+            yield temporary
+    except OSError as error:
+        names = [Path(os.fsdecode(name)).name for name in (error.filename, error.filename2) if name is not None]
+        if not names or any(name.startswith(_TEMPORARY) for name in names):
+            error.filename, error.filename2 = str(target), None
+        raise
+
+
+@contextmanager
+def _renamed_to(target: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``target``."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(target.suffixes[-2:])
-    descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=target.parent)
+    suffix = "".join(target.suffixes[-2:]) or ".file"  # a name of nothing but a suffix is refused by torch.save
+    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=suffix, dir=target.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -122,17 +143,13 @@ def claim_output(path: str | os.PathLike[str], overwrite: bool = False, what: st
         the folder.
 
     Raises:
-        InputError: when the path or a parent is a file, or the folder is not empty and ``overwrite`` is false.
+        InputError: when the folder cannot be made or written to, or is not empty and ``overwrite`` is false.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: name a folder for the {what}.")
+    check_writable(folder, what)
     if folder.is_dir() and not overwrite and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: name another folder for the {what}, or pass --overwrite.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}): name another folder for the {what}.") from error
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -251,3 +268,45 @@ def _check_plain(content: Any) -> None:
         if not level:
             return
     raise ValueError(f"more than {_MOST_LEVELS} levels")
+
+
+def check_writable(folder: str | os.PathLike[str], what: str = "results") -> None:
+    """
+    Refuse a folder that cannot be made or written to, before hours of work whose results go there.
+
+    A probe is written, into the folder or the nearest above it that exists, and leaves nothing behind. Several
+    processes may do so at once.
+
+    Args:
+        folder: the folder, which need not exist.
+        what: the word for its content in the error message, such as "slices".
+
+    Raises:
+        InputError: naming the folder and what the file system says.
+    """
+    folder = Path(folder)
+    try:
+        place = next(parent for parent in (folder, *folder.absolute().parents) if _exists(parent))
+        if not place.is_dir():
+            raise InputError(f"{place} is a file: name a folder for the {what}.")
+        for name in folder.absolute().relative_to(place.absolute()).parts:
+            _exists(place / name)  # it does not, and a name that is too long never will
+        with tempfile.TemporaryFile(prefix=_TEMPORARY, dir=place) as probe:
+            probe.write(_PROBE)
+            probe.flush()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        # What is no path at all, such as one with a null byte, is a ValueError.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{folder} cannot be written to ({reason}): name another folder for the {what}.") from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path leads to something, or is a link to nothing; an error tells that nothing can ever be there."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    path.stat()
+    return True

@@ -11,14 +11,24 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import os
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["SETTINGS", "Kind", "check_setting", "check_settings"]
+__all__ = [
+    "PHANTOM", "PREPARE", "SETTINGS", "Kind", "check_setting", "check_settings", "check_values", "is_expression",
+    "literal", "shown",
+]  # fmt: skip
+
+_LONGEST = 100  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -42,21 +52,65 @@ class Kind:
             InputError: naming the setting, what it must be, and the value.
         """
         if not self.accepts(value):
-            raise InputError(f"{name} must be {self.description}, got {value!r}.")
+            raise InputError(f"{name} must be {self.description}, got {shown(value)}.")
+
+    def read(self, text: str) -> Any:
+        """
+        The value that a text on a command line stands for.
+
+        A text is taken as it is where text is right, so a folder may have the name ``7``; else as a Python literal.
+        The value may still be wrong, see :meth:`check`.
+        """
+        if text in ("None", "null") and self.accepts(None):
+            return None
+        return text if self.accepts(text) else literal(text)
+
+
+def literal(text: str) -> Any:
+    """A Python literal, true, false or null, or else the text itself."""
+    words = {"true": True, "false": False, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a text would mean as a program
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as the documentation of ast lists them
+        return text
+
+
+def is_expression(value: Any) -> bool:
+    """Whether MONAI evaluates a value of a configuration or looks it up: ``$...``, ``@...`` or ``%...``."""
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
+
+
+def shown(value: Any) -> str:
+    """A value in one line of a message, shortened."""
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # Python writes no whole number of more than some thousand digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    # A whole number is finite, and may be too large to be made a float.
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    # Every whole number is finite, also one that no float can hold.
+    return _is_whole(value) or (isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value))
 
 
 def whole(least: int, most: int) -> Kind:
     """Whole numbers of a range, both ends included."""
     return Kind(f"a whole number in {least}..{most}", lambda value: _is_whole(value) and least <= value <= most)
+
+
+def even(least: int, most: int) -> Kind:
+    """Even numbers of a range, both ends included."""
+    kind = whole(least, most)
+    return Kind(f"an even number in {least}..{most}", lambda value: kind.accepts(value) and value % 2 == 0)
 
 
 def number(least: float, most: float = math.inf, above: bool = False, below: bool = False) -> Kind:
@@ -102,11 +156,26 @@ def choice(*words: str) -> Kind:
     return Kind(" or ".join(repr(word) for word in words), lambda value: isinstance(value, str) and value in words)
 
 
+def _is_text(value: str) -> bool:
+    """Whether a text is more than blanks and can be the name of a file, and be printed."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes of a command line that are no UTF-8
+        return False
+    return value.strip() != "" and "\0" not in value
+
+
 #: true or false.
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+#: any number but infinity and NaN.
+NUMBER = Kind("a finite number", _is_number)
 #: text with something in it, such as the path of a file.
-TEXT = Kind(
-    "text that is not empty", lambda value: isinstance(value, str) and value.strip() != "" and "\0" not in value
+TEXT = Kind("text that is not empty", lambda value: isinstance(value, str) and _is_text(value))
+#: the path of a file or folder, as text or an object.
+PATH = Kind("a path that is not empty", lambda value: isinstance(value, (str, os.PathLike)) and _is_text(str(value)))
+#: the name of a device, or PyTorch's own object, which is known by its name: to import PyTorch takes seconds.
+DEVICE = Kind(
+    "a device, such as cpu or cuda:0", lambda value: TEXT.accepts(value) or type(value).__qualname__ == "device"
 )
 #: what a configuration takes as it stands, wherever in it: MONAI evaluates, resolves or rewrites text with these signs.
 PLAIN_TEXT = Kind(
@@ -125,31 +194,46 @@ def _is_plain(value: Any) -> bool:
 PLAIN = Kind(f"a number, true, false, null, {PLAIN_TEXT.description}, or a list of these", _is_plain)
 #: one side of a slice for both, or height and width.
 SIZE = either(whole(1, 8192), several(whole(1, 8192), 2, 2, "a height and a width, such as [160,128]"))
+_SEED = whole(0, 2**32 - 1)
 _SHARE = number(0, 1)
 _BLOCKS = either(whole(0, 64), several(whole(0, 64)))
 _RANGE = either(number(0, 1e6), several(number(-1e6, 1e6), 2, 2, "two numbers, such as [0.8,1.25]"))
 
 
-def _is_list_of_entries(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(item, (str, Mapping)) and item for item in value)
+#: Names of columns as text, with or without brackets: dementia or [dementia,slice].
+_NAMES = re.compile(r"(\[)?\s*[^\W\d][^][,\0]*(,\s*[^\W\d][^][,\0]*)*(?(1)\])")
+
+
+def _are_conditions(value: Any) -> bool:
+    if isinstance(value, str):
+        return _is_text(value) and _NAMES.fullmatch(value) is not None
+    return isinstance(value, (list, tuple)) and all(
+        TEXT.accepts(item) or (isinstance(item, Mapping) and len(item) > 0) for item in value
+    )
 
 
 #: names of columns, as a user gives them, or the fitted conditions of a trained prior.
-CONDITIONS = Kind("a list of names of columns, such as [dementia,slice]", _is_list_of_entries)
+CONDITIONS = Kind("a list of names of columns, such as [dementia,slice]", _are_conditions)
 
 #: What each setting may be: the top-level keys of the bundle's configurations that users set, by command line, in an
 #: overlay, or by what lies beside trained weights. Keys that are not here are components and expressions.
 SETTINGS: dict[str, Kind] = {
     # what is read and written
-    "bundle_root": TEXT,
-    "dataset_dir": TEXT,
-    "output_dir": TEXT,
-    "models_dir": TEXT,
-    "ckpt": optional(TEXT),
-    "ckpt_prior": optional(TEXT),
-    "pretrained": optional(TEXT),
+    "bundle_root": PATH,
+    "dataset_dir": PATH,
+    "output_dir": PATH,
+    "models_dir": PATH,
+    "ckpt": optional(PATH),
+    "ckpt_prior": optional(PATH),
+    "pretrained": optional(PATH),
+    "checkpoint": PATH,
+    "autoencoder_checkpoint": PATH,
+    "prior_checkpoint": optional(PATH),
+    "pretrained_checkpoint": PATH,
+    "last_state": PATH,
+    "metrics_file": PATH,
     "split": choice("train", "validate", "test", "all"),
-    "split_seed": whole(0, 2**32 - 1),
+    "split_seed": _SEED,
     "overwrite": FLAG,
     "resume": FLAG,
     "skip_bad": FLAG,
@@ -157,12 +241,14 @@ SETTINGS: dict[str, Kind] = {
     "nifti": FLAG,
     "num_pictures": whole(1, 1000),
     # how it is computed
-    "device": TEXT,
+    "device": DEVICE,
     "amp": FLAG,
-    "seed": whole(0, 2**32 - 1),
+    "seed": _SEED,
     "batch_size": whole(1, 65536),
     "num_workers": whole(0, 256),
     "tile_size": whole(1, 4096),
+    "stage": TEXT,
+    "smaller_is_better": FLAG,
     # how long and how fast
     "max_epochs": whole(1, 10**9),
     "max_minutes": optional(number(0, 1e7, above=True)),
@@ -178,9 +264,10 @@ SETTINGS: dict[str, Kind] = {
     "gamma_range": either(number(1, 100, above=True), several(number(0, 100, above=True), 2, 2)),
     "flip_prob": _SHARE,
     # the VQ-VAE
-    "spatial_size": SIZE,
+    "spatial_size": optional(SIZE),  # in neighbors.json that of the samples where it is null
     "channels": several(whole(1, 8192)),
     "patch_size": whole(1, 256),
+    "stride": whole(1, 8192),
     "num_encoder_blocks": _BLOCKS,
     "num_decoder_blocks": _BLOCKS,
     "num_embeddings": whole(2, 2**20),
@@ -191,7 +278,7 @@ SETTINGS: dict[str, Kind] = {
     "prior_channels": whole(1, 8192),
     "prior_layers": whole(1, 1024),
     "prior_kernel_size": Kind(
-        "an odd number in 3..63", lambda value: _is_whole(value) and 3 <= value < 64 and value % 2
+        "an odd number in 3..63", lambda value: _is_whole(value) and 3 <= value < 64 and value % 2 == 1
     ),
     "prior_attention_every": whole(0, 1024),
     "prior_skip_connections": FLAG,
@@ -211,6 +298,55 @@ SETTINGS: dict[str, Kind] = {
 }
 
 
+def _ascend(value: Any) -> bool:
+    return several(number(0, 100), 2, 2).accepts(value) and value[0] < value[1]
+
+
+def _share_all(value: Any) -> bool:
+    return several(number(0, 1), 3, 3).accepts(value) and abs(sum(value) - 1) <= 1e-6
+
+
+#: What the arguments of :func:`monai_vqprior.data.prepare_volumes` and the options of ``vqprior prepare`` may be.
+PREPARE: dict[str, Kind] = {
+    "volumes": PATH,
+    "output": PATH,
+    "axis": whole(0, 2),
+    "num_slices": whole(1, 10**5),
+    "center_offset": whole(-(10**5), 10**5),
+    "spacing": whole(1, 10**5),
+    "size": even(16, 8192),
+    "percentiles": Kind("two ascending numbers from 0 to 100", _ascend),
+    "fractions": Kind("three numbers from 0 to 1 that add up to 1", _share_all),
+    "seed": _SEED,
+    "subjects_csv": optional(PATH),
+    "pattern": optional(TEXT),
+}
+
+#: What the arguments of :func:`monai_vqprior.data.write_phantom` and the options of ``vqprior phantom`` may be.
+PHANTOM: dict[str, Kind] = {
+    "output": PATH,
+    "subjects": whole(3, 10**6),
+    "num_slices": whole(1, 10**5),
+    "size": even(32, 8192),
+    "seed": _SEED,
+}
+
+
+def check_values(kinds: Mapping[str, Kind], **values: Any) -> None:
+    """
+    Refuse the first of some values that is not what it must be.
+
+    Args:
+        kinds: what the values may be, by their names.
+        values: the values.
+
+    Raises:
+        InputError: naming the value, what it must be, and what it is.
+    """
+    for name, value in values.items():
+        kinds[name].check(name, value)
+
+
 def check_setting(name: str, value: Any) -> None:
     """
     Refuse a value that a setting cannot have.
@@ -222,10 +358,9 @@ def check_setting(name: str, value: Any) -> None:
     Raises:
         InputError: naming the setting, what it must be, and the value.
     """
-    SETTINGS[name].check(name, value)
+    check_values(SETTINGS, **{name: value})
 
 
 def check_settings(**values: Any) -> None:
     """Refuse the first of some values that its setting cannot have; see :func:`check_setting`."""
-    for name, value in values.items():
-        check_setting(name, value)
+    check_values(SETTINGS, **values)

@@ -27,7 +27,9 @@ from skimage.metrics import structural_similarity
 import monai_vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.engines import fingerprint
+from monai_vqprior.errors import input_error_in
 from monai_vqprior.transforms import LoadSliced
+from monai_vqprior.values import SETTINGS
 
 # The bundle through MONAI's own commands, and the package through a script that uses no bundle at all.
 
@@ -99,6 +101,50 @@ def test_network_definitions_agree() -> None:
     for key in (*SMALL_PRIOR, "conditions"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
+
+
+OVERLAYS = [(stack, overlay) for stack in ("train", "train_prior") for overlay in ("fine_tune", "multi_gpu_train")]
+
+
+@pytest.mark.parametrize(("stack", "overlay"), [*((stack, None) for stack in STACKS), *OVERLAYS])
+def test_every_setting_is_checked_before_anything_else(stack: str, overlay: str | None) -> None:
+    """A setting that a configuration gets is in its ``checked`` too, and one call there checks them all."""
+    config = ConfigParser()
+    config.read_config([*config_files(stack), *([] if overlay is None else [f"{BUNDLE}/configs/{overlay}.json"])])
+    settings = [key for key in config.get() if key in SETTINGS]
+    assert len(settings) >= 9
+    assert config["checked"] == {key: f"@{key}" for key in settings}
+    begin = config["initialize" if stack == "neighbors" else "begin"]
+    device = "$monai_vqprior.engines.select_device(@device)"  # which other settings are evaluated by
+    assert begin[:2] == [device, "$monai_vqprior.engines.check_settings(**@checked)"]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"split_seed": "abc"}, {"output_dir": ""}, {"overwrite": "maybe"}, {"device": [1]}, {"spatial_size": "$1.5"}],
+    ids=str,
+)
+def test_a_wrong_setting_is_refused_before_anything_is_read(
+    stack: str, wrong: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By MONAI's own command, whose tracebacks end with the line."""
+    monkeypatch.chdir(tmp_path)
+    weights = {"ckpt": str(BUNDLE / "models" / "model.pt"), "ckpt_prior": str(BUNDLE / "models" / "prior.pt")}
+    known = {key: value for key, value in weights.items() if key in parser(stack)}
+
+    def run() -> None:
+        create_workflow(
+            config_file=config_files(stack), workflow_type="train", logging_file=False, bundle_root=str(BUNDLE),
+            dataset_dir="nowhere", **known, **wrong,
+        ).run()  # fmt: skip
+
+    with pytest.raises(RuntimeError) as raised:
+        run()
+    (key,) = wrong
+    found = input_error_in(raised.value)
+    assert str(found).startswith(f"{key} must be") or "[1] is not a device" in str(found)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

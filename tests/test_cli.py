@@ -145,12 +145,12 @@ def test_sampling_goes_on_where_it_was_cut_off(run: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--top_p", "1.5"], "top_p must be above 0 and at most 1, got 1.5"),
-        (["--guidance_scale", "-1"], "guidance_scale must be a number of at least 0, got -1"),
+        (["--top_p", "1.5"], "--top_p must be a number above 0 and at most 1, or None, got 1.5"),
+        (["--guidance_scale", "-1"], "--guidance_scale must be a number of at least 0 and at most 1e+06, got -1"),
         (["--guidance_scale", "2"], "guidance_scale stresses a condition"),
-        (["--temperature", "0"], "temperature must be positive, got 0"),
-        (["--num_samples", "0"], "num_samples must be a whole number of at least 1, got 0"),
-        (["--seed", "-1"], "seed and indices must not be negative, got -1"),
+        (["--temperature", "0"], "--temperature must be a number above 0 and at most 1e+06, got 0"),
+        (["--num_samples", "0"], "--num_samples must be a whole number in 1..10000000, got 0"),
+        (["--seed", "-1"], "--seed must be a whole number in 0..4294967295, got -1"),
     ],
 )
 def test_wrong_options_of_sample(
@@ -213,8 +213,8 @@ def test_an_argument_of_one_stage_is_meant_for_it_alone(
         (["--train#loss#ssim_wieght", "2"], "TokenizerLoss takes no ssim_wieght, did you mean ssim_weight?"),
         (["--network_def#chanels", "[8]"], "AutoencoderVQ takes no chanels, did you mean channels?"),
         (["--codebook#levels", "[8,8]"], "EMACodebook takes no levels, but num_embeddings, "),
-        (["--learning_rate", "-1"], "learning_rate must be a number of at least 0, got -1"),
-        (["--learning_rate", "abc"], "learning_rate must be a number of at least 0, got 'abc'"),
+        (["--learning_rate", "-1"], "--learning_rate must be a number of at least 0 and at most 1e+12, got -1"),
+        (["--learning_rate", "abc"], "--learning_rate must be a number of at least 0 and at most 1e+12, got 'abc'"),
     ],
 )
 def test_an_argument_that_no_component_takes(
@@ -276,10 +276,10 @@ def test_evaluate_without_a_prior(run: Path, phantom: Path, tmp_path: Path, caps
         (["--spatial_siz", "64"], "did you mean --spatial_size?"),
         (["--device", "cuda:7"], "pass --device cpu"),
         (["--device", "gpu"], "'gpu' is not a device"),
-        (["--num_embeddings", "1"], "num_embeddings must be at least 2, got 1"),
-        (["--max_minutes", "-1"], "max_minutes must be positive, got -1"),
-        (["--max_epochs", "0"], "max_epochs must be a whole number of at least 1, got 0"),
-        (["--batch_size", "0.5"], "batch_size must be a whole number of at least 1, got 0.5"),
+        (["--num_embeddings", "1"], "--num_embeddings must be a whole number in 2..1048576, got 1"),
+        (["--max_minutes", "-1"], "--max_minutes must be a number above 0 and at most 1e+07, or None, got -1"),
+        (["--max_epochs", "0"], "--max_epochs must be a whole number in 1..1000000000, got 0"),
+        (["--batch_size", "0.5"], "--batch_size must be a whole number in 1..65536, got 0.5"),
         (["--bundle", "/no/such/bundle"], "/no/such/bundle is not a bundle"),
         (["stray"], "'stray' belongs to no option"),
     ],
@@ -290,14 +290,6 @@ def test_wrong_options_of_train(
     output = tmp_path / "run"
     assert named in fails(capsys, "train", "--dataset_dir", phantom, "--output_dir", output, *QUICK, *words)
     assert not list(output.rglob("*.pt"))
-
-
-@pytest.mark.parametrize("words", [["--max_minutes", "four"], ["--spatial_size", "big"], ["--skip_bad", "maybe"]])
-def test_options_of_the_wrong_kind(words: list[str], phantom: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--dataset_dir", str(phantom), *words])
-    assert stop.value.code == 2
-    assert repr(words[1]) in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_bad_slices(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,16 @@ import pytest
 from PIL import Image
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import atomic_path, check_extent, claim_output, open_picture, read_json, write_png, write_text
+from monai_vqprior.files import (
+    atomic_path,
+    check_extent,
+    check_writable,
+    claim_output,
+    open_picture,
+    read_json,
+    write_png,
+    write_text,
+)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -42,7 +53,8 @@ class TestAtomicPath:
         target = tmp_path / "new" / "folder" / name
         with atomic_path(target) as temporary:
             assert temporary.parent == target.parent
-            assert temporary.suffixes[-2:] == target.suffixes[-2:]
+            # torch.save takes no name that is nothing but a suffix.
+            assert temporary.suffixes[-2:] == (target.suffixes[-2:] or [".file"])
             temporary.write_text("content")
             assert not target.exists()
         assert target.read_text() == "content"
@@ -149,7 +161,7 @@ class TestClaimOutput:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(InputError, match="file is a file: name a folder for the slices"):
             claim_output(tmp_path / "file", overwrite, what="slices")
-        with pytest.raises(InputError, match=r"below cannot be made \(.*\): name another folder for the slices"):
+        with pytest.raises(InputError, match=r"below cannot be written to \(.*\): name another folder for the slices"):
             claim_output(tmp_path / "file" / "below", overwrite, what="slices")
         assert (tmp_path / "file").read_text() == "mine"
 
@@ -228,3 +240,55 @@ def test_a_picture_in_a_format_that_runs_other_programs_is_none(tmp_path: Path) 
         assert image.format == "EPS"
     with pytest.raises(OSError, match="cannot identify"), open_picture(tmp_path / "a.png"):
         pass
+
+
+class TestCheckWritable:
+    @pytest.mark.parametrize("folder", [".", "new", "new/deeper", "ü"])
+    def test_leaves_nothing_behind(self, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        check_writable(folder)
+        check_writable(tmp_path / folder)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("folder", "reason"),
+        [
+            ("file", "is a file"),
+            ("file/below", "Not a directory"),
+            ("link/below", "No such file or directory"),
+            ("a" * 300, "File name too long"),
+            ("new/" + "a" * 300, "File name too long"),
+            ("a\0b", "null"),
+            ("/dev/full", "is a file"),
+            ("/proc/nothing", "/proc/nothing cannot be written to"),
+        ],
+    )
+    def test_refuses_what_cannot_be_written(self, folder: str, reason: str, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "link").symlink_to(tmp_path / "nothing")
+        with pytest.raises(InputError, match=reason):
+            check_writable(tmp_path / folder, "slices")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+    def test_refuses_a_full_disk(self, tmp_path: Path) -> None:
+        """A limit on the size of files does to a process what a full disk does."""
+        program = (
+            "import resource, sys; from monai_vqprior.files import check_writable; "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); check_writable(sys.argv[1])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert f"InputError: {tmp_path} cannot be written to (File too large)" in done.stderr
+        assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_writing_names_the_file_that_was_meant(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    for filename in (None, ".partial-x.png"):
+        with pytest.raises(OSError, match="full") as raised, atomic_path(path):
+            raise OSError(28, "disk full", filename)
+        assert raised.value.filename == str(path)
+    with pytest.raises(OSError, match="full") as raised, atomic_path(path):
+        raise OSError(28, "disk full", "another.png")
+    assert raised.value.filename == "another.png"

@@ -22,7 +22,8 @@ import pytest
 
 import monai_vqprior
 from monai_vqprior.bundles import bundle_root, load_configs
-from monai_vqprior.cli import _knows, _parser
+from monai_vqprior.cli import _knows
+from monai_vqprior.options import command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -70,7 +71,7 @@ def test_vqprior_commands_of_documents_parse() -> None:
         words = ["1" if word in ("DIR", "FILE") else word for word in shlex.split(command)[1:]]
         if words[0] in ("train", "evaluate", "reconstruct") and "--dataset_dir" not in words:
             words += ["--dataset_dir", "1"]
-        _, rest = _parser().parse_known_args(words)
+        _, rest = command_parser().parse_known_args(words)
         overrides = {word[2:]: None for word in rest if word.startswith("--")}
         for key in overrides:
             assert any(_knows(config, key, overrides) for config in configs), f"{command}: --{key}"

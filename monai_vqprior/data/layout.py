@@ -80,7 +80,11 @@ def split_subjects(
         InputError: when the fractions do not sum to 1 or there are fewer subjects than splits to fill.
     """
     shares = dict(fractions) if fractions is not None else {"train": 0.8, "validate": 0.1, "test": 0.1}
-    if set(shares) - set(SPLITS) or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+    if (
+        set(shares) - set(SPLITS)
+        or any(not share >= 0 for share in shares.values())
+        or abs(sum(shares.values()) - 1) > 1e-6
+    ):
         raise InputError(f"fractions must name {', '.join(SPLITS)} and sum to 1, got {shares}.")
     wanted = [split for split in SPLITS if shares.get(split, 0) > 0]
     names = sorted(set(subjects), key=natural_key)

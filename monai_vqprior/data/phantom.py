@@ -27,6 +27,7 @@ from monai_vqprior.data.layout import SPLITS, slice_name, split_folder, split_su
 from monai_vqprior.data.phantom_anatomy import PHANTOM_LABELS, render, subject_anatomy
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import claim_output, write_png, write_text
+from monai_vqprior.values import PHANTOM, check_values
 
 __all__ = ["PHANTOM_LABELS", "PhantomSlice", "phantom_slice", "write_phantom"]
 
@@ -79,7 +80,7 @@ def phantom_slice(subject: int, index: int, num_slices: int = 32, size: int = 25
         >>> drawn.image.shape, sorted(drawn.attributes)
         ((64, 64), ['slice', 'ventricle_size'])
     """
-    _check_numbers(num_slices, size, seed)
+    check_values(PHANTOM, num_slices=num_slices, size=size, seed=seed)
     if subject < 0:
         raise InputError(f"subject must be 0 or more, got {subject}.")
     if not 0 <= index < num_slices:
@@ -134,9 +135,7 @@ def write_phantom(
         InputError: when a number is out of range, when the folder is not empty and ``overwrite`` is false, or when it
             holds slices that are no phantom cohort.
     """
-    _check_numbers(num_slices, size, seed)
-    if subjects < len(SPLITS):
-        raise InputError(f"subjects must be {len(SPLITS)} or more, one for each split, got {subjects}.")
+    check_values(PHANTOM, subjects=subjects, num_slices=num_slices, size=size, seed=seed)
     folder = claim_output(output_dir, overwrite, what="phantom slices")
     _remove_cohort(folder)
     arguments = {"subjects": subjects, "num_slices": num_slices, "size": size, "seed": seed}
@@ -161,16 +160,6 @@ def write_phantom(
     _write_csv(folder / "slices.csv", ("case", "index", "split", "slice", "ventricle_size"), slice_rows)
     _write_csv(folder / "subjects.csv", ("case", "split", "ventricle_size"), subject_rows)
     return folder
-
-
-def _check_numbers(num_slices: int, size: int, seed: int) -> None:
-    """Raise InputError for a number of slices, size or seed that no cohort can have."""
-    if num_slices < 1:
-        raise InputError(f"num_slices must be 1 or more, got {num_slices}.")
-    if size < 32 or size % 2:
-        raise InputError(f"size must be even and at least 32, got {size}.")
-    if seed < 0:
-        raise InputError(f"seed must be 0 or more, got {seed}.")
 
 
 def _case(subject: int) -> str:

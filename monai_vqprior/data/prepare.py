@@ -37,7 +37,8 @@ from monai_vqprior.data.volumes import (
     volume_slices,
 )
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import claim_output, write_png
+from monai_vqprior.files import check_writable, claim_output, write_png
+from monai_vqprior.values import PREPARE, check_values
 
 __all__ = ["PrepareSummary", "prepare_volumes", "read_subject_table"]
 
@@ -156,7 +157,9 @@ def prepare_volumes(
             extra ``volumes`` are not installed.
     """
     check_slicing(axis, num_slices, size, percentiles, spacing)
+    check_values(PREPARE, center_offset=center_offset, seed=seed, subjects_csv=subjects_csv, pattern=pattern)
     check_packages()
+    check_writable(output_dir, "slices")
     table = None if subjects_csv is None else read_subject_table(subjects_csv)
     cases = _plan_cases(Path(volumes_dir), pattern, fractions, seed)
     cut = partial(

@@ -28,6 +28,7 @@ import numpy as np
 from monai_vqprior.data.headers import check_header, check_volume, header_of
 from monai_vqprior.data.layout import natural_key
 from monai_vqprior.errors import InputError, needs_extra
+from monai_vqprior.values import PREPARE, check_values
 
 __all__ = [
     "check_packages",
@@ -45,8 +46,6 @@ _VOLUME_SUFFIXES = (".nii", ".nii.gz", ".img")
 _OASIS1_CHOICE = "_t88_masked_gfc.img"
 _OASIS = re.compile(r"(?P<subject>OAS[12]_(?P<number>\d{4}))(?P<session>_MR\d+)?(?![0-9A-Za-z])")
 _BIDS = re.compile(r"(?P<subject>sub-[0-9A-Za-z]+)(?P<session>_ses-[0-9A-Za-z]+)?(?![0-9A-Za-z])")
-
-_MIN_SIZE = 16
 
 
 def check_packages() -> None:
@@ -266,16 +265,7 @@ def _stem(path: str | os.PathLike[str]) -> str:
 
 def check_slicing(axis: int, num_slices: int, size: int, percentiles: Sequence[float], spacing: int) -> None:
     """Raise InputError for arguments of :func:`volume_slices` that are wrong whatever the volume."""
-    if axis not in (0, 1, 2):
-        raise InputError(f"axis must be 0, 1 or 2, got {axis}.")
-    if num_slices < 1:
-        raise InputError(f"num_slices must be at least 1, got {num_slices}.")
-    if spacing < 1:
-        raise InputError(f"spacing must be at least 1, got {spacing}.")
-    if size < _MIN_SIZE or size % 2:
-        raise InputError(f"size must be even and at least {_MIN_SIZE}, got {size}.")
-    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise InputError(f"percentiles must be two ascending numbers from 0 to 100, got {tuple(percentiles)}.")
+    check_values(PREPARE, axis=axis, num_slices=num_slices, spacing=spacing, size=size, percentiles=percentiles)
 
 
 def _slice_indices(length: int, axis: int, num_slices: int, center_offset: int, spacing: int) -> np.ndarray:

@@ -19,7 +19,11 @@ from typing import Any
 
 import torch
 
+from monai_vqprior.engines.processes import Processes
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import check_writable
+from monai_vqprior.losses import SSIM_WINDOW
+from monai_vqprior.values import SIZE, check_settings
 
 __all__ = [
     "check_counts",
@@ -27,7 +31,11 @@ __all__ = [
     "check_num_embeddings",
     "check_output",
     "check_run",
+    "check_settings",
+    "check_shares",
     "check_spatial_size",
+    "check_window",
+    "check_writable",
     "claim_run",
     "mixed_precision",
     "select_device",
@@ -54,13 +62,23 @@ def select_device(name: str | torch.device | None = None) -> torch.device:
         return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"{name!r} is not a device: pass --device cpu or --device cuda:0.") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise InputError(f"{device} was asked for, but this machine has {count} CUDA devices: pass --device cpu.")
+    else:
+        _check_device(device)
     return device
+
+
+def _check_device(device: torch.device) -> None:
+    """Refuse a kind of device that PyTorch knows, and this machine or this build does not have."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind has words of its own
+        raise InputError(f"{device} is no device of this machine: pass --device cpu.") from error
 
 
 def mixed_precision(device: str | torch.device, wanted: bool = True) -> torch.dtype | None:
@@ -127,6 +145,8 @@ def check_spatial_size(spatial_size: int | Sequence[int], stride: int) -> None:
     Raises:
         InputError: when a size is not a positive multiple of the stride.
     """
+    if spatial_size is None:
+        raise InputError(f"spatial_size must be {SIZE.description}, got None.")
     for size in (spatial_size,) if isinstance(spatial_size, int) else spatial_size:
         if size < stride or size % stride:
             below = max(stride, size // stride * stride)
@@ -136,21 +156,62 @@ def check_spatial_size(spatial_size: int | Sequence[int], stride: int) -> None:
             )
 
 
-def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+def check_window(spatial_size: int | Sequence[int]) -> None:
     """
-    Refuse to replace the results of an earlier run.
+    Refuse slices that are smaller than the window of SSIM, before anything is read.
+
+    Args:
+        spatial_size: one number or one an axis.
+
+    Raises:
+        InputError: when a side is smaller than the window.
+    """
+    for size in (spatial_size,) if isinstance(spatial_size, int) else spatial_size:
+        if size < SSIM_WINDOW:
+            raise InputError(
+                f"spatial_size {size} is smaller than the window of SSIM, {SSIM_WINDOW} pixels: take larger slices."
+            )
+
+
+def check_shares(processes: Processes, **numbers: int) -> None:
+    """
+    Refuse to share fewer slices than there are processes, of which some would have none.
+
+    Args:
+        processes: those that share the work.
+        numbers: how many slices there are, by split.
+
+    Raises:
+        InputError: naming the split.
+    """
+    for split, number in numbers.items():
+        if number < processes.size:
+            raise InputError(
+                f"{processes.size} processes cannot share the {number} slices of the split {split!r}: start fewer."
+            )
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False, folder: bool | None = None) -> None:
+    """
+    Refuse to replace the results of an earlier run, and to begin what could not be written in the end.
 
     Args:
         path: the file or folder that is going to be written.
         overwrite: whether it may be replaced.
+        folder: whether it is a folder that is going to be written (True) or a file (False); None for either.
 
     Raises:
-        InputError: when it exists, a folder being ignored while it is empty, and may not be replaced.
+        InputError: when it exists, a folder being ignored while it is empty, and may not be replaced; when a folder is
+            where a file goes or the other way around; and when nothing can be written there.
     """
     path = Path(path)
     holds_something = any(path.iterdir()) if path.is_dir() else path.exists()
     if holds_something and not overwrite:
         raise InputError(f"{path} exists: pass --overwrite to replace it, or another --output_dir.")
+    if folder is not None and path.exists() and path.is_dir() != folder:
+        kinds = ("folder", "file") if folder else ("file", "folder")
+        raise InputError(f"{path} must be a {kinds[0]}, but is a {kinds[1]}: remove it, or give another --output_dir.")
+    check_writable(path if path.is_dir() else path.parent)
 
 
 def check_run(
@@ -169,8 +230,8 @@ def check_run(
         resume: whether to go on with an earlier run.
 
     Raises:
-        InputError: when there is an earlier run and neither is allowed, when both are, and when there is nothing to
-            resume.
+        InputError: when there is an earlier run and neither is allowed, when both are, when there is nothing to
+            resume, and when the folder of a file cannot be written to.
     """
     files = [Path(checkpoint), Path(last_state)]
     existing = [path for path in files if path.exists()]
@@ -183,6 +244,8 @@ def check_run(
             f"{existing[0]} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
             "to replace it, or another --output_dir."
         )
+    for place in {path.parent for path in files}:
+        check_writable(place)
 
 
 def claim_run(

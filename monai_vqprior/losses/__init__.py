@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from monai_vqprior.losses.bits import BitsPerCodeLoss, code_bits
-from monai_vqprior.losses.ssim import ssim_map
+from monai_vqprior.losses.ssim import SSIM_WINDOW, ssim_map
 from monai_vqprior.losses.tokenizer import TokenizerLoss
 
-__all__ = ["BitsPerCodeLoss", "TokenizerLoss", "code_bits", "ssim_map"]
+__all__ = ["SSIM_WINDOW", "BitsPerCodeLoss", "TokenizerLoss", "code_bits", "ssim_map"]

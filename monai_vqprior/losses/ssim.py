@@ -17,7 +17,10 @@ from functools import lru_cache
 
 import torch
 
-__all__ = ["ssim_map"]
+__all__ = ["SSIM_WINDOW", "ssim_map"]
+
+#: Side of the window in pixels.
+SSIM_WINDOW = 11
 
 #: Most windows along a line that one product computes.
 _BLOCK = 128
@@ -72,7 +75,7 @@ def ssim_map(
     prediction: torch.Tensor,
     target: torch.Tensor,
     data_range: float = 1.0,
-    win_size: int = 11,
+    win_size: int = SSIM_WINDOW,
     sigma: float = 1.5,
     k1: float = 0.01,
     k2: float = 0.03,

@@ -19,7 +19,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, indent, tostring
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import open_picture, read_json, write_text
+from monai_vqprior.files import check_writable, open_picture, read_json, write_text
 from monai_vqprior.report.neighbors import DISTANCES
 from monai_vqprior.values import Kind, number, optional
 
@@ -89,6 +89,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     parts += _tables(folder / "neighbors.json", _neighbors_table, "neighbors")
     if not parts:
         raise InputError(f"{folder} holds no results: run `vqprior evaluate`, `reconstruct` or `sample` first.")
+    check_writable(folder)
     # The name of a folder may be no UTF-8.
     name = os.fsencode(folder.name).decode("utf-8", errors="replace")
     page = _element(

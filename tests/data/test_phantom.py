@@ -201,13 +201,13 @@ class TestPhantomSlice:
     @pytest.mark.parametrize(
         ("numbers", "message"),
         [
-            ({"size": 30}, "size must be even and at least 32, got 30"),
-            ({"size": 65}, "size must be even and at least 32, got 65"),
+            ({"size": 30}, "size must be an even number in 32..8192, got 30"),
+            ({"size": 65}, "size must be an even number in 32..8192, got 65"),
             ({"index": 32}, r"index must be in 0\.\.31, got 32"),
             ({"index": -1}, r"index must be in 0\.\.31, got -1"),
             ({"subject": -2}, "subject must be 0 or more, got -2"),
-            ({"seed": -3}, "seed must be 0 or more, got -3"),
-            ({"num_slices": 0}, "num_slices must be 1 or more, got 0"),
+            ({"seed": -3}, "seed must be a whole number in 0..4294967295, got -3"),
+            ({"num_slices": 0}, "num_slices must be a whole number in 1..100000, got 0"),
         ],
     )
     def test_bad_numbers(self, numbers: dict[str, int], message: str) -> None:
@@ -312,10 +312,10 @@ class TestWritePhantom:
     @pytest.mark.parametrize(
         ("numbers", "message"),
         [
-            ({"size": 33}, "size must be even and at least 32, got 33"),
-            ({"subjects": 2}, "subjects must be 3 or more, one for each split, got 2"),
-            ({"num_slices": 0}, "num_slices must be 1 or more, got 0"),
-            ({"seed": -1}, "seed must be 0 or more, got -1"),
+            ({"size": 33}, "size must be an even number in 32..8192, got 33"),
+            ({"subjects": 2}, "subjects must be a whole number in 3..1000000, got 2"),
+            ({"num_slices": 0}, "num_slices must be a whole number in 1..100000, got 0"),
+            ({"seed": -1}, "seed must be a whole number in 0..4294967295, got -1"),
         ],
     )
     def test_bad_numbers_make_no_folder(self, tmp_path: Path, numbers: dict[str, int], message: str) -> None:

@@ -25,11 +25,14 @@ from monai_vqprior.engines import (
     check_num_embeddings,
     check_output,
     check_run,
+    check_shares,
     check_spatial_size,
+    check_window,
     claim_run,
     mixed_precision,
     select_device,
 )
+from monai_vqprior.engines.processes import Processes
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks import FSQCodebook
 
@@ -220,7 +223,10 @@ class TestClaimRun:
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path, below: str) -> None:
         (tmp_path / "file").write_text("mine")
         run = tmp_path / "file" / below
-        with pytest.raises(InputError, match=r"cannot be made \(.*\): give another --output_dir"):
+        with pytest.raises(
+            InputError,
+            match=r"(cannot be written to \(.*\): name another|is a file: name a) folder for the results",
+        ):
             claim_run(run, run / "model.pt", run / "last.pt")
         assert files_below(tmp_path) == {"file": "mine"}
 
@@ -243,3 +249,36 @@ def test_number_of_codes_that_differs_is_an_error_with_the_option_to_pass() -> N
     check_num_embeddings(FSQCodebook((8, 8, 8)), 512)
     with pytest.raises(InputError, match=r"has 1000 codes, but num_embeddings is 512: pass --num_embeddings 1000"):
         check_num_embeddings(FSQCodebook((8, 5, 5, 5)), 512)
+
+
+@pytest.mark.parametrize("size", [10, [11, 8], (4, 64)])
+def test_check_window_refuses_slices_without_a_window(size: int | list[int]) -> None:
+    check_window(11)
+    check_window([11, 64])
+    with pytest.raises(InputError, match="is smaller than the window of SSIM, 11 pixels"):
+        check_window(size)
+
+
+def test_check_shares_refuses_more_processes_than_slices() -> None:
+    check_shares(Processes(), train=1, validate=1)
+    check_shares(Processes(1, 3), train=3, validate=4)
+    with pytest.raises(InputError, match="3 processes cannot share the 2 slices of the split 'validate'"):
+        check_shares(Processes(1, 3), train=3, validate=2)
+
+
+@pytest.mark.parametrize("name", ["meta", "gpu", "", "xpu", 7.5, [1], None.__class__])
+def test_select_device_refuses_what_is_no_device_here(name: object) -> None:
+    with pytest.raises(InputError, match="device"):
+        select_device(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("folder", "is_folder"), [(True, False), (False, True)])
+def test_check_output_refuses_a_folder_where_a_file_goes(folder: bool, is_folder: bool, tmp_path: Path) -> None:
+    path = tmp_path / "result"
+    if is_folder:
+        path.mkdir()
+    else:
+        path.write_text("mine")
+    check_output(path, overwrite=True, folder=not folder)
+    with pytest.raises(InputError, match="result must be a"):
+        check_output(path, overwrite=True, folder=folder)

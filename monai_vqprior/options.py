@@ -1,0 +1,342 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_vqprior import __version__
+from monai_vqprior.errors import InputError
+from monai_vqprior.values import (
+    FLAG,
+    PATH,
+    PHANTOM,
+    PREPARE,
+    SETTINGS,
+    Kind,
+    choice,
+    is_expression,
+    literal,
+    number,
+)
+
+__all__ = ["STAGES", "Option", "command_parser", "parse_command"]
+
+#: The stages of a training, in order.
+STAGES = ("vqvae", "prior")
+
+#: Settings that the command itself reads, before a configuration is evaluated.
+_READ_HERE = {
+    "ckpt", "ckpt_prior", "conditions", "dataset_dir", "output_dir", "overwrite", "pretrained", "resume", "split_seed"
+}  # fmt: skip
+
+_EPILOG = (
+    "Any other --key value overrides that key of the bundle's configuration, for instance --batch_size 8, "
+    "--learning_rate 0.0005 or --train#loss#ssim_weight 2. A value may be an expression of MONAI's, such as '$2 * 8' "
+    "or '@batch_size', save for what the command itself has to know. Keys cannot be added (+key) or removed (~key), "
+    "nor what the command does be replaced (imports, initialize, begin, run, finalize): write a configuration for "
+    "that, and run it by python -m monai.bundle run."
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all that is wrong with the input."""
+
+    def error(self, message: str) -> Any:
+        told = re.sub(r"^argument [^:]+: (?=--)", "", message)  # by Option, which names the option itself
+        raise InputError(told if told != message else f"{message} (see {self.prog} --help)")
+
+
+@dataclass(frozen=True)
+class Option:
+    """
+    Reads and checks the text that an option is given; the ``type`` of an argument of :mod:`argparse`.
+
+    Args:
+        name: of the option, without hyphens.
+        kind: what its value must be.
+        expressions: whether the value may be an expression or a reference of MONAI's, to be checked when it has been
+            evaluated.
+    """
+
+    name: str
+    kind: Kind
+    expressions: bool = False
+
+    def __call__(self, text: str) -> Any:
+        """
+        The value.
+
+        Raises:
+            argparse.ArgumentTypeError: when the value is wrong.
+        """
+        try:
+            return self.read(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    def read(self, text: str) -> Any:
+        """
+        The value.
+
+        Raises:
+            InputError: when the value is wrong.
+        """
+        if self.expressions and is_expression(text):
+            return text
+        if self.name in _READ_HERE and is_expression(text):
+            raise InputError(
+                f"--{self.name} must be given as it is, for it is read before the configuration, got {text!r}: write "
+                "./ before a path that begins with such a sign."
+            )
+        value = self.kind.read(text)
+        self.kind.check(f"--{self.name}", value)
+        # Only kinds that are paths take such objects.
+        return os.path.expanduser(value) if isinstance(value, str) and self.kind.accepts(Path()) else value  # noqa: PTH111
+
+
+class _Together(argparse.Action):
+    """Stores several numbers that are right or wrong together, such as shares that add up to 1."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        PREPARE[self.dest].check(f"--{self.dest}", values)
+        setattr(namespace, self.dest, values)
+
+
+def parse_command(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """
+    Read a command line of ``vqprior``.
+
+    Args:
+        arguments: the words after the program's name; those of the process by default.
+
+    Returns:
+        the ``command`` and its options. Those that are configuration keys begin with ``override.``; ``overrides`` has
+        the other ones.
+
+    Raises:
+        InputError: when a command or an option does not exist, is missing, or has a wrong value.
+    """
+    options, rest = command_parser().parse_known_args(arguments)
+    options.overrides = _overrides(rest)
+    if options.overrides and not options.takes_overrides:
+        raise InputError(f"vqprior {options.command} has no option --{next(iter(options.overrides))}.")
+    return options
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = _Parser(
+        prog="vqprior", description="A discrete latent model of brain MRI slices: VQ-VAE and PixelCNN prior, on MONAI."
+    )
+    parser.add_argument("--version", action="version", version=f"monai_vqprior {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, bundle: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=summary, description=summary, epilog=_EPILOG if bundle else None, allow_abbrev=False
+        )
+        command.set_defaults(takes_overrides=bundle)
+        if bundle:
+            _value(command, "bundle", PATH, "use this bundle instead of the one in the package", metavar="DIR")
+        return command
+
+    def add_run(name: str, summary: str, needs_data: bool = True, draws: bool = True) -> argparse.ArgumentParser:
+        command = add(name, summary)
+        if needs_data:
+            about = "folder of the slices, or of keras_png_slices_{train,validate,test}"
+            _setting(command, "dataset_dir", about, required=True)
+            _setting(command, "skip_bad", "leave out and count slices that cannot be used")
+        _setting(command, "output_dir", "folder for the results (default: output)")
+        _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
+        _setting(command, "overwrite", "replace the results of an earlier run")
+        _setting(command, "device", "cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+        if draws:
+            _setting(command, "seed", "seed of all random numbers (default: 0)")
+        return command
+
+    _add_train(add_run("train", "train the VQ-VAE, then the prior on its codes"))
+
+    evaluate = add_run("evaluate", "measure SSIM, PSNR, codebook usage and bits per code: metrics.json")
+    _setting(evaluate, "split", "what to measure on (default: test)")
+    _setting(evaluate, "ckpt", "weights of the VQ-VAE")
+    _setting(evaluate, "ckpt_prior", "weights of the prior")
+
+    reconstruct = add_run("reconstruct", "reconstruct slices: PNG files and a sheet beside the originals")
+    _setting(reconstruct, "split", "what to reconstruct (default: test)")
+    _setting(reconstruct, "num_pictures", "slices on the sheet (default: 10)")
+    _setting(reconstruct, "ckpt", "weights of the VQ-VAE")
+
+    _add_sample(add_run("sample", "draw new slices: PNG files and a contact sheet", needs_data=False))
+
+    about = "show samples beside their nearest training slices: are they copies?"
+    neighbors = add_run("neighbors", about, draws=False)
+    _setting(neighbors, "num_pictures", "samples on the sheet (default: 10)")
+
+    report = add("report", "gather metrics and pictures of a run on one page: report.html", bundle=False)
+    _value(report, "output_dir", PATH, "folder of the run (default: output)", default="output", metavar="DIR")
+
+    _add_prepare(add("prepare", "cut NIfTI or Analyze volumes into slices, split by subject", bundle=False))
+    _add_phantom(add("phantom", "write a cohort of procedural brains, in the layout of OASIS", bundle=False))
+    _add_bundle(add("bundle", "copy the bundle out, to edit it or to share it", bundle=False))
+    _add_demo(add("demo", "everything on the phantom cohort, in some four minutes on two CPU cores", bundle=False))
+    return parser
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    stages = choice(*STAGES, "both")
+    _value(command, "stage", stages, "one of the two stages (default: both)", default="both")
+    command.add_argument(
+        "--fine_tune", action="store_true", help="start from the weights in the bundle rather than from random ones"
+    )
+    _setting(command, "resume", "go on with the run in output_dir")
+    _setting(command, "max_epochs", "length of each stage in epochs (default: 30)")
+    _setting(command, "max_minutes", "length of each stage in minutes instead")
+    _setting(command, "val_interval", "epochs between validations (default: 1)")
+    _setting(command, "early_stop", "validations without improvement after which to stop (default: 0, never)")
+    _setting(command, "conditions", "what the prior is told of a slice, such as [dementia,slice] (default: nothing)")
+    _setting(command, "amp", "mixed precision where the hardware has it (default: True)")
+    _setting(command, "ckpt", "weights of the VQ-VAE that the prior is trained on")
+
+
+def _add_sample(command: argparse.ArgumentParser) -> None:
+    _setting(command, "num_samples", "how many (default: 10)")
+    _setting(command, "temperature", "below 1: more typical, less diverse (default: 1)")
+    _setting(command, "top_k", "draw from the k most probable codes only (default: all)")
+    _setting(command, "top_p", "draw from the most probable codes that share this probability (default: all)")
+    _setting(command, "guidance_scale", "above 1: stress the conditions (default: 1)")
+    _setting(command, "resume", "go on with a run that was cut off, or make it longer")
+    _setting(command, "num_workers", "processes that draw on a CPU, for many samples (default: none but this one)")
+    _setting(command, "condition", "what to draw, such as dementia=Mild_Demented,slice=0.5 (default: anything)")
+    _setting(command, "nifti", "write NIfTI files too")
+    _setting(command, "ckpt", "weights of the VQ-VAE")
+    _setting(command, "ckpt_prior", "weights of the prior")
+
+
+def _add_prepare(command: argparse.ArgumentParser) -> None:
+    def add(name: str, text: str, **form: Any) -> None:
+        _value(command, name, PREPARE[name], text, **form)
+
+    def add_together(name: str, text: str, default: Any, names: Sequence[str]) -> None:
+        command.add_argument(
+            f"--{name}", type=Option(name, number(0, 100)), nargs=len(names), default=default, metavar=tuple(names),
+            action=_Together, help=f"{text}; {PREPARE[name].description}",
+        )  # fmt: skip
+
+    add("volumes", "folder of the volumes, searched throughout", required=True, metavar="DIR")
+    add("output", "folder for the slices", required=True, metavar="DIR")
+    add("axis", "axis to cut along: 0 sagittal, 1 coronal, 2 axial (default: 2)", default=2)
+    add("num_slices", "slices a volume (default: 32)", default=32)
+    add("center_offset", "slices from the middle of the volume to theirs", default=0)
+    add("spacing", "take each n-th slice (default: 1)", default=1)
+    add("size", "side of the slices in pixels (default: 256)", default=256)
+    about = "of the intensities inside the brain, which become 0 and 255 (default: 0.5 99.5)"
+    add_together("percentiles", about, (0.5, 99.5), ("LOW", "HIGH"))
+    about = "share of the subjects in each split (default: 0.8 0.1 0.1)"
+    add_together("fractions", about, None, ("TRAIN", "VALIDATE", "TEST"))
+    add("seed", "seed of the split (default: 0)", default=0)
+    add("subjects_csv", "table of subjects to join, such as OASIS-1's own", metavar="FILE")
+    add("pattern", "file names to take, such as '*_T1w.nii.gz'")
+    command.add_argument("--skip_bad", action="store_true", help="leave out and count volumes that cannot be used")
+    command.add_argument("--overwrite", action="store_true", help="replace earlier slices in the folder")
+
+
+def _add_phantom(command: argparse.ArgumentParser) -> None:
+    def add(name: str, text: str, **form: Any) -> None:
+        _value(command, name, PHANTOM[name], text, **form)
+
+    add("output", "folder for the slices", required=True, metavar="DIR")
+    add("subjects", "number of subjects (default: 40)", default=40)
+    add("num_slices", "slices a subject (default: 32)", default=32)
+    add("size", "side of the slices in pixels (default: 256)", default=256)
+    add("seed", "seed of the cohort (default: 0)", default=0)
+    command.add_argument("--labels", action="store_true", help="write the label maps too")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier cohort in the folder")
+
+
+def _add_bundle(command: argparse.ArgumentParser) -> None:
+    _value(command, "output", PATH, "a new or empty folder", required=True, metavar="DIR")
+    _value(command, "bundle", PATH, "copy this bundle instead of the one in the package", metavar="DIR")
+    command.add_argument("--overwrite", action="store_true", help="copy over what is in the folder")
+    command.add_argument(
+        "--zoo", action="store_true", help="as MONAI's model zoo takes it: checked, and as a zip file beside the folder"
+    )
+
+
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    _value(command, "bundle", PATH, "use this bundle instead of the one in the package", metavar="DIR")
+    about = "folder for the results (default: output/demo)"
+    _value(command, "output_dir", PATH, about, default="output/demo", metavar="DIR")
+    _value(command, "subjects", PHANTOM["subjects"], "subjects of the phantom cohort (default: 40)", default=40)
+    about = "minutes for the VQ-VAE, the prior has 2.25 times as many (default: 1)"
+    _value(command, "max_minutes", number(0, 10**6, above=True), about, default=1.0)
+    command.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
+
+
+def _value(command: argparse.ArgumentParser, name: str, kind: Kind, text: str, **form: Any) -> None:
+    """An option of the command alone, with a value."""
+    command.add_argument(f"--{name}", type=Option(name, kind), help=_help(text, kind), **form)
+
+
+def _setting(command: argparse.ArgumentParser, key: str, text: str, required: bool = False) -> None:
+    """An option that is an override of a configuration key; without it the configuration's own value holds."""
+    kind = SETTINGS[key]
+    # A flag may stand alone or have a value, as on MONAI's command line.
+    form: dict[str, Any] = (
+        {"nargs": "?", "const": True, "metavar": "BOOL"} if kind is FLAG else {"metavar": key.upper()}
+    )
+    command.add_argument(
+        f"--{key}", dest=f"override.{key}", default=argparse.SUPPRESS, type=_option(key), required=required,
+        help=_help(text, kind), **form,
+    )  # fmt: skip
+
+
+def _option(key: str) -> Option:
+    """What reads a setting."""
+    return Option(key, SETTINGS[key], expressions=key not in _READ_HERE)
+
+
+def _help(text: str, kind: Kind) -> str:
+    """What an option is for, and what its value must be, where that is not plain to see."""
+    plain = kind is FLAG or kind.accepts("a text")
+    return text if plain else f"{text}; {kind.description}"
+
+
+def _overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``--key value``, ``--key=value`` and ``--flag`` that are not options of the command."""
+    overrides: dict[str, Any] = {}
+    key: str | None = None
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("::", "#")
+            overrides[key] = _read(key, value) if equals else True
+            key = None if equals else key
+        elif key is not None:
+            overrides[key] = _read(key, word)
+            key = None
+        else:
+            raise InputError(f"{word!r} belongs to no option: options look like --key value.")
+    for key, value in overrides.items():
+        if value is True and key in SETTINGS:
+            SETTINGS[key].check(f"--{key}", value)  # --batch_size alone, say
+    return overrides
+
+
+def _read(key: str, text: str) -> Any:
+    """The value of an option that is not one of the command's own."""
+    return _option(key).read(text) if key in SETTINGS else literal(text)
