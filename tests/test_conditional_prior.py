@@ -284,7 +284,7 @@ def test_wrong_conditions_of_train(
 def test_no_probability(run: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--stage", "prior", "--dataset_dir", cohort, "--output_dir", tmp_path, *QUICK]
     words += ["--ckpt", run / "models" / "model.pt", "--condition_dropout", "3"]
-    assert "condition_dropout must be at least 0 and less than 1, got 3" in fails(capsys, *words)
+    assert "--condition_dropout must be a number of at least 0 and below 1, got 3" in fails(capsys, *words)
 
 
 def test_a_run_goes_on_with_its_conditions_and_a_new_one_without(
