@@ -22,7 +22,12 @@ from PIL import Image
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["atomic_path", "claim_output", "write_png", "write_text"]
+__all__ = ["atomic_path", "claim_output", "path_before", "write_png", "write_text"]
+
+
+def path_before(path: str | os.PathLike[str]) -> Path:
+    """Where the file is kept that ``path`` replaces: ``model.pt`` has ``model_before.pt``."""
+    return Path(path).with_stem(f"{Path(path).stem}_before")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from monai_vqprior.engines.processes import Processes, joined_processes, single_
 from monai_vqprior.engines.setup import (
     check_conditions,
     check_counts,
+    check_enough_slices,
     check_not_negative,
     check_num_embeddings,
     check_output,
@@ -37,6 +38,7 @@ from monai_vqprior.engines.setup import (
     mixed_precision,
     read_settings,
     select_device,
+    state_to_resume,
     write_settings,
 )
 
@@ -46,6 +48,7 @@ __all__ = [
     "Processes",
     "check_conditions",
     "check_counts",
+    "check_enough_slices",
     "check_not_negative",
     "check_num_embeddings",
     "check_output",
@@ -66,6 +69,7 @@ __all__ = [
     "select_device",
     "single_process",
     "start_processes",
+    "state_to_resume",
     "tell_of_another_autoencoder",
     "unwrap",
     "write_settings",

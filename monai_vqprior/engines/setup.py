@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import json
 import math
 import os
@@ -20,14 +21,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import write_text
+from monai_vqprior.files import path_before, write_text
 
 __all__ = [
     "check_conditions",
     "check_counts",
+    "check_enough_slices",
     "check_not_negative",
     "check_num_embeddings",
     "check_output",
@@ -38,6 +41,7 @@ __all__ = [
     "mixed_precision",
     "read_settings",
     "select_device",
+    "state_to_resume",
     "write_settings",
 ]
 
@@ -161,6 +165,20 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise InputError(f"{path} exists: pass --overwrite to replace it, or another --output_dir.")
 
 
+def state_to_resume(last_state: str | os.PathLike[str]) -> Path | None:
+    """
+    The state that a training goes on from.
+
+    Args:
+        last_state: where the last state is written.
+
+    Returns:
+        that file; the state before, where a training was killed between moving the one and writing the other; None
+        where no training has begun.
+    """
+    return next((path for path in (Path(last_state), path_before(last_state)) if path.is_file()), None)
+
+
 def check_run(
     checkpoint: str | os.PathLike[str],
     last_state: str | os.PathLike[str],
@@ -170,6 +188,8 @@ def check_run(
     """
     Refuse to train over a run that is there already, before anything is read.
 
+    A run has begun when it has a state. To resume one that has not begins it.
+
     Args:
         checkpoint: file of the best weights.
         last_state: file of the state to resume from.
@@ -177,18 +197,14 @@ def check_run(
         resume: whether to go on with an earlier run.
 
     Raises:
-        InputError: when there is an earlier run and neither is allowed, when both are, and when there is nothing to
-            resume.
+        InputError: when there is an earlier run and neither is allowed, and when both are.
     """
-    files = [Path(checkpoint), Path(last_state)]
-    existing = [path for path in files if path.exists()]
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict one another: pass one of them.")
-    if resume and not files[1].is_file():
-        raise InputError(f"there is nothing to resume: {files[1]} does not exist.")
-    if existing and not (overwrite or resume):
+    state = state_to_resume(last_state)
+    if state is not None and not (overwrite or resume):
         raise InputError(
-            f"{existing[0]} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
+            f"{checkpoint if Path(checkpoint).exists() else state} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
             "to replace it, or another --output_dir."
         )
 
@@ -203,26 +219,60 @@ def claim_run(
     """
     Make the folders of a training run, and remove the run that it replaces: when all else is known to be in order.
 
+    Weights without a state are moved aside, to ``*_before.pt``: a training that was killed before its first state has
+    left them, or someone has put them there.
+
     Args:
         output_dir: folder of the run.
         checkpoint: see :func:`check_run`.
         last_state: see :func:`check_run`.
-        overwrite: whether an earlier run may be replaced; its two files are removed.
+        overwrite: whether an earlier run may be replaced; its files are removed.
         resume: whether to go on with an earlier run.
 
     Raises:
         InputError: as :func:`check_run`, and when a folder cannot be made.
     """
     check_run(checkpoint, last_state, overwrite, resume)
-    files = [Path(checkpoint), Path(last_state)]
+    weights, state = Path(checkpoint), Path(last_state)
     try:
-        for folder in (Path(output_dir), *(path.parent for path in files)):
+        for folder in (Path(output_dir), weights.parent, state.parent):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be made ({error.strerror}): give another --output_dir.") from error
+    if idist.get_rank() != 0:  # one process moves and removes
+        return
     if overwrite:
-        for path in files:
+        for path in (weights, path_before(weights), state, path_before(state)):
             path.unlink(missing_ok=True)
+    elif weights.is_file() and state_to_resume(state) is None:
+        aside = _unused(path_before(weights))
+        weights.rename(aside)
+        print(f"{weights} belongs to no training that has begun: moved to {aside}")
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first one with a number that does not exist."""
+    numbered = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
+
+
+def check_enough_slices(num_processes: int, **slices: int) -> None:
+    """
+    Refuse to share fewer slices among processes than there are processes: some would have nothing to do, and the
+    others wait for them.
+
+    Args:
+        num_processes: number of processes.
+        slices: numbers of slices, by the names of their splits.
+
+    Raises:
+        InputError: when a split has fewer.
+    """
+    for split, number in slices.items():
+        if number < num_processes:
+            raise InputError(
+                f"the split {split} has {number} slices for {num_processes} processes: start at most {number} of them."
+            )
 
 
 def component_config(component: Any) -> dict[str, Any]:
