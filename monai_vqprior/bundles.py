@@ -30,6 +30,7 @@ from monai_vqprior.files import atomic_path, claim_output
 
 __all__ = [
     "bundle_root",
+    "check_configs",
     "command_line",
     "copy_bundle",
     "pack_bundle",
@@ -270,6 +271,27 @@ def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any])
         words += [f"--{key}", str(value)]
     # Double quotes around a list of quoted names read better than shlex's escapes.
     return " ".join(f'"{w}"' if "'" in w and not set(w) & set('"$`\\!') else shlex.quote(w) for w in words)
+
+
+def check_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """
+    Evaluate what a stack of configurations checks before anything is read or written, its key ``checks``.
+
+    Args:
+        root: folder of the bundle.
+        names: see :func:`run_configs`.
+        overrides: see :func:`run_configs`.
+
+    Raises:
+        InputError: when a key does not exist, and what the checks raise.
+    """
+    from monai.bundle import ConfigParser
+
+    config = load_configs(root, names)
+    check_keys(overrides, config)
+    parser = ConfigParser({**config, "bundle_root": str(root)})
+    parser.update(dict(overrides))
+    parser.get_parsed_content("checks")
 
 
 def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> None:

@@ -203,8 +203,9 @@ def check_run(
         raise InputError("--overwrite and --resume contradict one another: pass one of them.")
     state = state_to_resume(last_state)
     if state is not None and not (overwrite or resume):
+        found = checkpoint if Path(checkpoint).exists() else state
         raise InputError(
-            f"{checkpoint if Path(checkpoint).exists() else state} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
+            f"{found} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
             "to replace it, or another --output_dir."
         )
 

@@ -119,7 +119,7 @@ class LastState:
     Keep the whole state of a training, so that it can be resumed where it stopped.
 
     Written at the end of each epoch, at the end of the training, and when Ctrl-C interrupts it, which is raised again
-    after the step that it finds running. The state before is kept beside it, as ``*_before.pt``. Attach it before all
+    after the step that it finds running. The state of an earlier iteration is kept beside it, as ``*_before.pt``. Attach it before all
     other handlers: what it loads, they may need when the training starts. It saves after them, so that the file holds
     what the validation of its epoch has changed.
 
@@ -141,8 +141,9 @@ class LastState:
         }
         self.resume = resume
         self._steps = WholeSteps()
-        # The last iteration whose step has been made.
+        # The last iteration whose step has been made, and the one that the file is of.
         self._iteration = 0
+        self._saved: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach to the training engine."""
@@ -154,7 +155,10 @@ class LastState:
         resume, self.resume = self.resume, False  # an engine that is run again goes on with what it has
         state = state_to_resume(self.path) if resume else None
         if state is not None:
+            if state != self.path:
+                logger.warning("%s is missing: going on with %s", self.path, state)
             self.load(engine, state)
+            self._saved = engine.state.iteration
         self._iteration = engine.state.iteration
         if not engine.has_event_handler(self):
             engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self)
@@ -180,7 +184,8 @@ class LastState:
                 )
         content = {name: dict(thing.state_dict()) for name, thing in {**self.objects, "trainer": engine}.items()}
         content["trainer"]["iteration"] = self._iteration
-        _save(self.path, content, keep_before=True)
+        _save(self.path, content, keep_before=self._iteration != self._saved)
+        self._saved = self._iteration
 
     def load(self, engine: Engine, path: Path) -> None:
         """

@@ -232,8 +232,8 @@ class TestClaimRun:
             assert "model.pt belongs to no training that has begun: moved to" in capsys.readouterr().out
         assert files_below(tmp_path) == {
             "models/model_before.pt": "first",
-            "models/model_before2.pt": "second",
-            "models/model_before3.pt": "third",
+            "models/model_before_2.pt": "second",
+            "models/model_before_3.pt": "third",
         }
 
     def test_files_may_lie_elsewhere(self, tmp_path: Path) -> None:
