@@ -119,9 +119,9 @@ class LastState:
     Keep the whole state of a training, so that it can be resumed where it stopped.
 
     Written at the end of each epoch, at the end of the training, and when Ctrl-C interrupts it, which is raised again
-    after the step that it finds running. The state of an earlier iteration is kept beside it, as ``*_before.pt``. Attach it before all
-    other handlers: what it loads, they may need when the training starts. It saves after them, so that the file holds
-    what the validation of its epoch has changed.
+    after the step that it finds running. The state of an earlier iteration is kept beside it, as ``*_before.pt``.
+    Attach it before all other handlers: what it loads, they may need when the training starts. It saves after them, so
+    that the file holds what the validation of its epoch has changed.
 
     Objects may say more of the training than their state: ``ended()`` why it is over, a sentence or None, and
     ``owed(engine)`` whether its end has not been validated (:class:`FinalValidation`).
