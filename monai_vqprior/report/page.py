@@ -112,7 +112,7 @@ def _neighbors_table(content: Mapping[str, Any]) -> str:
         figures = ("median", "quantile_5_percent", "minimum")
         cells = "".join(f'<td class="number">{"" if told is None else f"{told[name]:.4f}"}</td>' for name in figures)
         rows.append(f"<tr><td>{label}</td>{cells}</tr>")
-    ratio = "undefined" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
+    ratio = "no value" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
     return (
         f"<p>{summary['samples']} samples; distance: {html.escape(summary['distance'])}.</p>\n<table><tr><th></th>"
         f"<th>median</th><th>5 % quantile</th><th>minimum</th></tr>\n{''.join(rows)}</table>\n"
@@ -127,7 +127,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
     rows = []
     for key, label, form in _ROWS:
         value = metrics[key]
-        shown = form.format(value) if value is not None else _ABSENT.get(key, "undefined")
+        shown = form.format(value) if value is not None else _ABSENT.get(key, "no value")
         baselines = [
             "<td></td>"
             if metrics["baselines"][name].get(key) is None
