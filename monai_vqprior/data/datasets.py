@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import Dataset
-from monai.transforms import Compose
+from monai.transforms import Compose, Randomizable
 from monai.utils import ensure_tuple_rep
 from tqdm import tqdm
 
@@ -95,6 +96,7 @@ class SliceDataset(_SeededDataset):
         super().__init__(data, _compose(transform), seed)
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, 2)
         self.augmentation = None if augmentation is None else _compose(augmentation)
+        self._random = np.random.RandomState()
         self.images, kept = self._load(skip_bad, num_threads, progress)
         self.data = [dict(self.data[i]) for i in kept]
         self.num_skipped = len(data) - len(kept)
@@ -113,8 +115,17 @@ class SliceDataset(_SeededDataset):
             return item
         seed = self._seed_of(index)
         if seed is not None:
-            self.augmentation.set_random_state(seed=seed)
+            self._reseed(self.augmentation, seed)
         return self.augmentation(item)
+
+    def _reseed(self, augmentation: Compose, seed: int) -> None:
+        """Let all random transforms draw from one generator, newly seeded: to make one for each of them costs more."""
+        self._random.seed(seed)
+        # Others, such as OneOf, draw themselves.
+        parts = augmentation.transforms if type(augmentation) is Compose else [augmentation]
+        for part in parts:
+            if isinstance(part, Randomizable):
+                part.set_random_state(state=self._random)
 
     def _load(self, skip_bad: bool, num_threads: int, progress: bool) -> tuple[torch.Tensor, list[int]]:
         """Run the deterministic transforms on all slices: the images (N, 1, H, W) uint8, and which slices they are."""
