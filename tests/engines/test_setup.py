@@ -25,6 +25,7 @@ from monai.bundle import ConfigParser
 from monai_vqprior.engines import (
     check_conditions,
     check_counts,
+    check_enough_slices,
     check_not_negative,
     check_num_embeddings,
     check_output,
@@ -247,6 +248,12 @@ class TestClaimRun:
         with pytest.raises(InputError, match=r"cannot be made \(.*\): give another --output_dir"):
             claim_run(run, run / "model.pt", run / "last.pt")
         assert files_below(tmp_path) == {"file": "mine"}
+
+
+def test_more_processes_than_slices() -> None:
+    check_enough_slices(4, train=9, validate=4)
+    with pytest.raises(InputError, match="the split validate has 3 slices for 4 processes: start at most 3 of them"):
+        check_enough_slices(4, train=9, validate=3)
 
 
 class TestWriteSettings:
