@@ -18,7 +18,8 @@ import shlex
 import shutil
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from monai_vqprior.overrides import check_overrides, unknown_argument
 
 __all__ = [
     "bundle_root",
+    "check_configs",
     "command_line",
     "copy_bundle",
     "named_codebooks",
@@ -240,6 +242,40 @@ def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any])
     return " ".join(f'"{w}"' if "'" in w and not set(w) & set('"$`\\!') else shlex.quote(w) for w in words)
 
 
+def check_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """
+    Evaluate what a stack of configurations checks before anything is read or written, its key ``checks``.
+
+    Args:
+        root: folder of the bundle.
+        names: see :func:`run_configs`.
+        overrides: see :func:`run_configs`.
+
+    Raises:
+        InputError: when a key does not exist, and what the checks raise.
+    """
+    from monai.bundle import ConfigParser
+
+    config = load_configs(root, names)
+    check_overrides(overrides, config)
+    with _explained(overrides, config):
+        parser = ConfigParser({**config, "bundle_root": str(root)})
+        parser.update(dict(overrides))
+        parser.get_parsed_content("checks")
+
+
+@contextmanager
+def _explained(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[None]:
+    """Around a run: raise what :func:`~monai_vqprior.failures.explain_failure` says of a failure."""
+    try:
+        yield
+    except Exception as error:
+        wrong = explain_failure(error, overrides, config)
+        if wrong is None:
+            raise
+        raise wrong from error
+
+
 def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> None:
     """
     Run a stack of configurations in this process, after printing the command that does the same.
@@ -265,10 +301,5 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
     with warnings.catch_warnings():
         # MONAI warns that a configuration can run code, whoever wrote it; this one is the package's or the user's own.
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        try:
+        with _explained(overrides, config):
             run(config_file=[str(root / "configs" / name) for name in names], bundle_root=str(root), **overrides)
-        except Exception as error:
-            wrong = explain_failure(error, overrides, config)
-            if wrong is None:
-                raise
-            raise wrong from error

@@ -23,6 +23,7 @@ from typing import Any
 
 from monai_vqprior.bundles import (
     bundle_root,
+    check_configs,
     copy_bundle,
     load_configs,
     named_codebooks,
@@ -125,6 +126,15 @@ def _print_error(message: object) -> None:
 
 def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> None:
     """Run configurations with the options given, on the networks' own settings."""
+    run_configs(*_stack(options, names, **changes))
+
+
+def _stack(
+    options: argparse.Namespace, names: Sequence[str], **changes: Any
+) -> tuple[Path, Sequence[str], dict[str, Any]]:
+    """The bundle, the configurations to run, and the values of their keys: those given, and the networks' settings."""
+    from monai_vqprior.engines import state_to_resume
+
     root = bundle_root(options.bundle)
     given = {key.removeprefix("override."): v for key, v in vars(options).items() if key.startswith("override.")}
     given = {**given, **options.overrides, **changes}
@@ -147,7 +157,8 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
     if options.command == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         names = [*names, _TOGETHER]
     # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.
-    new = config.get("stage") == "vqvae" and not given.get("resume") and not fine_tune
+    resumed = given.get("resume") and state_to_resume(run / f"{config.get('stage')}_last.pt") is not None
+    new = config.get("stage") == "vqvae" and not resumed and not fine_tune
     prior_keys = setting_keys(root, _STAGES["prior"])
     keys = prior_keys | setting_keys(root, _STAGES["vqvae"])
     settings = {}
@@ -157,14 +168,14 @@ def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> N
     if options.command in ("train", "demo"):
         # A training adds to the settings that lie in its folder: they are looked at now, not when it has begun.
         saved_settings([run], [run], config, prior_keys, keys, codebooks=None)
-        if not given.get("resume"):
+        if not resumed:
             settings.pop("conditions", None)  # fitted to the data of the run before
         # What only the other stage knows is meant for it alone.
         told = {**settings, **given}
         stages = [load_configs(root, stage) for stage in _STAGES.values()]
         known = {key for key in given if any(_knows(stage, key, told) for stage in stages)}
         given = {key: value for key, value in given.items() if key not in known or _knows(config, key, told)}
-    run_configs(root, names, {**settings, **given})
+    return root, names, {**settings, **given}
 
 
 def _knows(config: Mapping[str, Any], key: str, overrides: Mapping[str, Any]) -> bool:
@@ -173,6 +184,8 @@ def _knows(config: Mapping[str, Any], key: str, overrides: Mapping[str, Any]) ->
 
 
 def _train(options: argparse.Namespace) -> None:
+    from monai_vqprior.engines import state_to_resume
+
     stages = list(_STAGES) if options.stage == "both" else [options.stage]
     models = Path(getattr(options, "override.output_dir", "output")) / "models"
     resume = len(stages) > 1 and getattr(options, "override.resume", False)
@@ -180,16 +193,13 @@ def _train(options: argparse.Namespace) -> None:
         size = getattr(options, "override.spatial_size", None)
         size = None if is_expression(size) else size
         _check_pretrained(stages, bundle_root(options.bundle), options.overrides.get("pretrained"), size)
-    begun = {stage: (models / f"{stage}_last.pt").is_file() for stage in stages}
-    if resume and not any(begun.values()):
-        raise InputError(f"there is nothing to resume: {models} holds no run.")
-    conditions = getattr(options, "override.conditions", [])
-    if conditions and len(stages) > 1:
-        from monai_vqprior.data import ConditionTable, SliceFolder
-
-        # The second stage would refuse them too, after the hours of the first.
-        slices = SliceFolder(getattr(options, "override.dataset_dir"), options.overrides.get("split_seed", 0))
-        ConditionTable(slices).fit(conditions)
+    begun = {stage: state_to_resume(models / f"{stage}_last.pt") is not None for stage in stages}
+    if len(stages) > 1:
+        if getattr(options, "override.ckpt", None) is not None:
+            raise InputError("--ckpt names a VQ-VAE that is trained already: pass --stage prior with it.")
+        # The second stage would refuse its input too, after the hours of the first.
+        for names in _STAGES.values():
+            check_configs(*_stack(options, names))
     for stage in stages:
         # Stage by stage: one that was never begun starts, one that is done is left alone.
         changes = {"resume": begun[stage]} if resume else {}

@@ -34,6 +34,7 @@ __all__ = [
     "check_writable",
     "claim_output",
     "open_picture",
+    "path_before",
     "read_json",
     "write_png",
     "write_text",
@@ -52,6 +53,11 @@ _FORMATS = ("PNG", "JPEG", "TIFF")
 # Levels of lists and dictionaries in a JSON file, and digits of a whole number, at most.
 _MOST_LEVELS = 16
 _MOST_DIGITS = 20
+
+
+def path_before(path: str | os.PathLike[str]) -> Path:
+    """Where the file is kept that ``path`` replaces: ``model.pt`` has ``model_before.pt``."""
+    return Path(path).with_stem(f"{Path(path).stem}_before")
 
 
 @contextmanager

@@ -205,6 +205,9 @@ def test_an_argument_of_one_stage_is_meant_for_it_alone(
         str(tmp_path / "run" / "models" / "model.pt"),
     ]
     assert train(phantom, tmp_path / "prior", *words) == 0
+    # A run of the prior alone tells which slices it has seen, too.
+    splits = [(tmp_path / name / "splits.csv").read_text(encoding="utf-8") for name in ("run", "prior")]
+    assert splits[0] == splits[1]
 
 
 @pytest.mark.parametrize(
@@ -389,15 +392,45 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--overwrite" in fails(capsys, *words)
 
 
-def test_resume_knows_the_settings_and_wants_a_run(
+def test_resume_knows_the_settings(
     run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "--dataset_dir", phantom, "--device", "cpu", "--resume"]
-    assert "there is nothing to resume" in fails(capsys, *words, "--output_dir", tmp_path / "none")
     output = shutil.copytree(run, tmp_path / "run")
     again = [*words, "--output_dir", output, "--stage", "vqvae", "--max_epochs", 2, "--amp", "false"]
     assert main([str(word) for word in again]) == 0
     assert "--spatial_size 32" in capsys.readouterr().out
+
+
+def test_resume_begins_where_there_is_no_run(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the settings given: those beside the bundle's weights are of another run."""
+    assert train(phantom, tmp_path, "--resume") == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
+    assert "entropy_weight" not in commands[0]  # which the bundle's codebook has another one of
+    settings = json.loads((tmp_path / "models" / "settings.json").read_text(encoding="utf-8"))
+    assert settings["codebook"]["entropy_weight"] == 0.012
+    assert (settings["spatial_size"], settings["prior_layers"]) == (32, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--ckpt", "missing.pt"], "--ckpt names a VQ-VAE that is trained already: pass --stage prior with it"),
+        (["--conditions", "0"], "conditions must be a list of names, such as [dementia,slice], got 0"),
+        (["--conditions", "height"], "there is no condition 'height'"),
+        (["--prior_layers", "0"], "prior_layers must be a whole number of at least 1, got 0"),
+        (["--prior_kernel_size", "4"], "kernel_size must be odd and at least 3, got 4"),
+        (["--prior_views", "-1"], "prior_views must be a number of at least 0, got -1"),
+        (["--condition_dropout", "2"], "condition_dropout must be at least 0 and less than 1, got 2"),
+        (["--prior_layer", "8"], "did you mean --prior_layers?"),
+    ],
+)
+def test_what_the_second_stage_refuses_is_refused_before_the_first(
+    words: list[str], named: str, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--dataset_dir", phantom, "--output_dir", tmp_path / "run", *QUICK, *words]
+    assert named in fails(capsys, *command)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_prior_that_has_learned_nothing_is_called_so(

@@ -85,10 +85,13 @@ class ConditionTable:
             the conditions.
 
         Raises:
-            InputError: when the data set has no such condition, or knows it of no slice of the training split.
+            InputError: when the data set has no such condition, or knows it of no slice of the training split, and when
+                these are no names.
         """
         if isinstance(conditions, str):
             conditions = [name.strip() for name in conditions.strip("[]()").split(",") if name.strip()]
+        if not isinstance(conditions, Sequence):
+            raise InputError(f"conditions must be a list of names, such as [dementia,slice], got {conditions!r}.")
         return Conditions([self._entry(condition) for condition in conditions])
 
     def join(self, items: Sequence[Mapping[str, Any]], conditions: Conditions) -> list[dict[str, Any]]:

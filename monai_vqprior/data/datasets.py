@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import Dataset
-from monai.transforms import Compose
+from monai.transforms import Compose, Randomizable
 from monai.utils import ensure_tuple_rep
 from tqdm import tqdm
 
+from monai_vqprior.data.sampling import mixed_seed
 from monai_vqprior.errors import InputError, input_error_in
 
 __all__ = ["CodeGridDataset", "SliceDataset", "mean_image"]
@@ -29,7 +31,34 @@ __all__ = ["CodeGridDataset", "SliceDataset", "mean_image"]
 logger = logging.getLogger(__name__)
 
 
-class SliceDataset(Dataset):
+class _SeededDataset(Dataset):
+    """
+    A data set whose random draws for an item depend on (seed, epoch, item) alone.
+
+    So neither the order of the items, the size of a batch, nor the number of workers changes what is drawn, and a
+    resumed training draws what it would have drawn.
+
+    Args:
+        data: see :class:`monai.data.Dataset`.
+        transform: likewise.
+        seed: seed of the draws; None to draw anew whenever an item is asked for.
+    """
+
+    def __init__(self, data: Sequence, transform: Callable | None = None, seed: int | None = None) -> None:
+        super().__init__(data, transform)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the items of another epoch from now on: :class:`~monai_vqprior.handlers.StepSeeds` calls it."""
+        self.epoch = epoch
+
+    def _seed_of(self, index: int) -> int | None:
+        """Seed of the draws for an item of this epoch."""
+        return None if self.seed is None else mixed_seed(self.seed, self.epoch, index)
+
+
+class SliceDataset(_SeededDataset):
     """
     Slices in memory, 8 bits a pixel, in one tensor that all workers of a data loader share.
 
@@ -45,6 +74,8 @@ class SliceDataset(Dataset):
         skip_bad: leave out and count the slices that cannot be read or have another size, instead of raising.
         num_threads: threads that read slices.
         progress: show a progress bar.
+        seed: seed of the augmentation: the random transforms of MONAI then draw by (seed, epoch, slice), of which
+            :meth:`set_epoch` gives the epoch. None to draw anew whenever a slice is asked for.
 
     Raises:
         InputError: when a slice cannot be read or has another size, and when none is left.
@@ -60,10 +91,12 @@ class SliceDataset(Dataset):
         skip_bad: bool = False,
         num_threads: int = 4,
         progress: bool = True,
+        seed: int | None = None,
     ) -> None:
-        super().__init__(data, _compose(transform))
+        super().__init__(data, _compose(transform), seed)
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, 2)
         self.augmentation = None if augmentation is None else _compose(augmentation)
+        self._random = np.random.RandomState()
         self.images, kept = self._load(skip_bad, num_threads, progress)
         self.data = [dict(self.data[i]) for i in kept]
         self.num_skipped = len(data) - len(kept)
@@ -78,7 +111,21 @@ class SliceDataset(Dataset):
     def _transform(self, index: int) -> Any:
         data = self.data[index]
         item = {**data, "path": data["image"], "image": self.images[index]}
-        return item if self.augmentation is None else self.augmentation(item)
+        if self.augmentation is None:
+            return item
+        seed = self._seed_of(index)
+        if seed is not None:
+            self._reseed(self.augmentation, seed)
+        return self.augmentation(item)
+
+    def _reseed(self, augmentation: Compose, seed: int) -> None:
+        """Let all random transforms draw from one generator, newly seeded: to make one for each of them costs more."""
+        self._random.seed(seed)
+        # Others, such as OneOf, draw themselves.
+        parts = augmentation.transforms if type(augmentation) is Compose else [augmentation]
+        for part in parts:
+            if isinstance(part, Randomizable):
+                part.set_random_state(state=self._random)
 
     def _load(self, skip_bad: bool, num_threads: int, progress: bool) -> tuple[torch.Tensor, list[int]]:
         """Run the deterministic transforms on all slices: the images (N, 1, H, W) uint8, and which slices they are."""
@@ -124,7 +171,7 @@ class SliceDataset(Dataset):
         return torch.as_tensor(image)
 
 
-class CodeGridDataset(Dataset):
+class CodeGridDataset(_SeededDataset):
     """
     Code grids that were computed once, with what is known of the slices that they encode.
 
@@ -132,8 +179,9 @@ class CodeGridDataset(Dataset):
         grids: (N, *grid) integers, as :func:`monai_vqprior.inferers.encode_grids` makes them.
         data: for each grid a dictionary with further items, such as labels; none by default.
         views: (V, N, *grid), grids of changed slices, as :func:`monai_vqprior.inferers.encode_views` makes them: half
-            of the times that a grid is asked for, one of its views is drawn by PyTorch's random numbers and given in
-            its place. None for no views.
+            of the times that a grid is asked for, one of its views is drawn and given in its place. None for no views.
+        seed: seed of these draws, which then depend on (seed, epoch, grid); :meth:`set_epoch` gives the epoch. None to
+            draw by PyTorch's random numbers.
 
     Raises:
         ValueError: when there are not as many dictionaries as grids, or the views are not of these grids.
@@ -144,20 +192,24 @@ class CodeGridDataset(Dataset):
         grids: torch.Tensor,
         data: Sequence[Mapping[str, Any]] | None = None,
         views: torch.Tensor | None = None,
+        seed: int | None = None,
     ) -> None:
         items = [{} for _ in range(len(grids))] if data is None else [dict(item) for item in data]
         if len(items) != len(grids):
             raise ValueError(f"data must have an entry for each of the {len(grids)} grids, got {len(items)}.")
         if views is not None and (not len(views) or views.shape[1:] != grids.shape):
             raise ValueError(f"views must be (V, {', '.join(map(str, grids.shape))}), got {tuple(views.shape)}.")
-        super().__init__(items)
+        super().__init__(items, seed=seed)
         self.grids = grids
         self.views = views
 
     def _transform(self, index: int) -> Any:
         grid = self.grids[index]
-        if self.views is not None and torch.rand(()) < 0.5:
-            grid = self.views[int(torch.randint(len(self.views), ())), index]
+        if self.views is not None:
+            seed = self._seed_of(index)
+            draw = None if seed is None else torch.Generator().manual_seed(seed)
+            if torch.rand((), generator=draw) < 0.5:
+                grid = self.views[int(torch.randint(len(self.views), (), generator=draw)), index]
         return {**self.data[index], "codes": grid.long()}
 
 

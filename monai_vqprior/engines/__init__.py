@@ -40,6 +40,7 @@ from monai_vqprior.engines.setup import (
     claim_run,
     mixed_precision,
     select_device,
+    state_to_resume,
 )
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "select_device",
     "single_process",
     "start_processes",
+    "state_to_resume",
     "tell_of_another_autoencoder",
     "unwrap",
     "write_settings",

@@ -11,17 +11,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 
 from monai_vqprior.engines.processes import Processes
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import check_writable
+from monai_vqprior.files import check_writable, path_before
 from monai_vqprior.losses import SSIM_WINDOW
 from monai_vqprior.values import SIZE, check_settings
 
@@ -39,6 +41,7 @@ __all__ = [
     "claim_run",
     "mixed_precision",
     "select_device",
+    "state_to_resume",
 ]
 
 
@@ -214,6 +217,20 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False, folder: 
     check_writable(path if path.is_dir() else path.parent)
 
 
+def state_to_resume(last_state: str | os.PathLike[str]) -> Path | None:
+    """
+    The state that a training goes on from.
+
+    Args:
+        last_state: where the last state is written.
+
+    Returns:
+        that file; the state before, where a training was killed between moving the one and writing the other; None
+        where no training has begun.
+    """
+    return next((path for path in (Path(last_state), path_before(last_state)) if path.is_file()), None)
+
+
 def check_run(
     checkpoint: str | os.PathLike[str],
     last_state: str | os.PathLike[str],
@@ -223,6 +240,8 @@ def check_run(
     """
     Refuse to train over a run that is there already, before anything is read.
 
+    A run has begun when it has a state. To resume one that has not begins it.
+
     Args:
         checkpoint: file of the best weights.
         last_state: file of the state to resume from.
@@ -230,21 +249,19 @@ def check_run(
         resume: whether to go on with an earlier run.
 
     Raises:
-        InputError: when there is an earlier run and neither is allowed, when both are, when there is nothing to
-            resume, and when the folder of a file cannot be written to.
+        InputError: when there is an earlier run and neither is allowed, when both are, and when the folder of a file
+            cannot be written to.
     """
-    files = [Path(checkpoint), Path(last_state)]
-    existing = [path for path in files if path.exists()]
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict one another: pass one of them.")
-    if resume and not files[1].is_file():
-        raise InputError(f"there is nothing to resume: {files[1]} does not exist.")
-    if existing and not (overwrite or resume):
+    state = state_to_resume(last_state)
+    if state is not None and not (overwrite or resume):
+        found = checkpoint if Path(checkpoint).exists() else state
         raise InputError(
-            f"{existing[0]} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
+            f"{found} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
             "to replace it, or another --output_dir."
         )
-    for place in {path.parent for path in files}:
+    for place in {Path(checkpoint).parent, Path(last_state).parent}:
         check_writable(place)
 
 
@@ -258,26 +275,41 @@ def claim_run(
     """
     Make the folders of a training run, and remove the run that it replaces: when all else is known to be in order.
 
+    Weights without a state are moved aside, to ``*_before.pt``: a training that was killed before its first state has
+    left them, or someone has put them there.
+
     Args:
         output_dir: folder of the run.
         checkpoint: see :func:`check_run`.
         last_state: see :func:`check_run`.
-        overwrite: whether an earlier run may be replaced; its two files are removed.
+        overwrite: whether an earlier run may be replaced; its files are removed.
         resume: whether to go on with an earlier run.
 
     Raises:
         InputError: as :func:`check_run`, and when a folder cannot be made.
     """
     check_run(checkpoint, last_state, overwrite, resume)
-    files = [Path(checkpoint), Path(last_state)]
+    weights, state = Path(checkpoint), Path(last_state)
     try:
-        for folder in (Path(output_dir), *(path.parent for path in files)):
+        for folder in (Path(output_dir), weights.parent, state.parent):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be made ({error.strerror}): give another --output_dir.") from error
+    if idist.get_rank() != 0:  # one process moves and removes
+        return
     if overwrite:
-        for path in files:
+        for path in (weights, path_before(weights), state, path_before(state)):
             path.unlink(missing_ok=True)
+    elif weights.is_file() and state_to_resume(state) is None:
+        aside = _unused(path_before(weights))
+        weights.rename(aside)
+        print(f"{weights} belongs to no training that has begun: moved to {aside}")
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first one with a number that does not exist."""
+    numbered = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:

@@ -21,7 +21,9 @@ from monai_vqprior.handlers.metrics import (
     MultiScaleSSIM,
 )
 from monai_vqprior.handlers.pictures import ReconstructionWriter, comparison, contact_sheet, to_pixels
-from monai_vqprior.handlers.schedule import CosineBudget, EarlyStop, FinalValidation, TrainingProgress, cosine_factor
+from monai_vqprior.handlers.schedule import CosineBudget, TrainingProgress, cosine_factor
+from monai_vqprior.handlers.steps import FiniteSteps, StepSeeds
+from monai_vqprior.handlers.validation import EarlyStop, FinalValidation
 
 __all__ = [
     "SSIM",
@@ -33,9 +35,11 @@ __all__ = [
     "CosineBudget",
     "EarlyStop",
     "FinalValidation",
+    "FiniteSteps",
     "LastState",
     "MultiScaleSSIM",
     "ReconstructionWriter",
+    "StepSeeds",
     "TrainingProgress",
     "comparison",
     "contact_sheet",

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import operator
 import os
@@ -22,19 +24,46 @@ import ignite.distributed as idist
 import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
+from torch.optim import Optimizer
 
-from monai_vqprior.engines import read_checkpoint, unwrap
+from monai_vqprior.data import ResumableSampler
+from monai_vqprior.engines import read_checkpoint, state_to_resume, unwrap
 from monai_vqprior.errors import AlreadyDoneError, InputError
-from monai_vqprior.files import atomic_path
+from monai_vqprior.files import atomic_path, path_before
+from monai_vqprior.handlers.interrupts import WholeSteps
 
 __all__ = ["BestWeights", "LastState"]
 
+logger = logging.getLogger(__name__)
 
-def _save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint from process 0, under a temporary name first."""
-    if idist.get_rank() == 0:
+
+def _save(path: Path, content: Mapping[str, Any], keep_before: bool = False) -> None:
+    """
+    Write a checkpoint from process 0, all of it or nothing, and keep the one before on request.
+
+    Raises:
+        InputError: when it cannot be written, on a full disk for instance.
+    """
+    if idist.get_rank() != 0:
+        return
+    # Torch would hide the reason of a failure behind an error of its own.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
         with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(buffer.getbuffer())
+            if keep_before and path.is_file():
+                path.replace(path_before(path))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); what was there before is kept: make room, and go on with "
+            "--resume."
+        ) from error
+
+
+def _is_finite(network: nn.Module) -> bool:
+    """Whether all weights of a network are numbers."""
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
 class BestWeights:
@@ -43,7 +72,7 @@ class BestWeights:
 
     :class:`monai.handlers.CheckpointSaver` forgets its best value when training is resumed, unless it writes it into
     the weights' own file; this handler has a ``state_dict`` that goes with the state of the training
-    (:class:`LastState`).
+    (:class:`LastState`). A value that is not finite is never the best, nor are weights that are not.
 
     Args:
         path: file to write.
@@ -68,8 +97,11 @@ class BestWeights:
     def __call__(self, engine: Engine) -> None:
         """Save when the metric is better than ever before, or the first that is a number."""
         value = float(engine.state.metrics[self.metric])
-        if self.best is None or math.isnan(self.best) or self.better(value, self.best):
-            _save(self.path, unwrap(self.network).state_dict())
+        if not math.isfinite(value) or (self.best is not None and not self.better(value, self.best)):
+            return
+        network = unwrap(self.network)
+        if _is_finite(network):
+            _save(self.path, network.state_dict())
             self.best = value
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,28 +109,41 @@ class BestWeights:
         return {"best": self.best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a best value."""
-        self.best = state["best"]
+        """Go on from a best value; one that is no number, which earlier versions kept, is none."""
+        best = state["best"]
+        self.best = best if best is not None and math.isfinite(best) else None
 
 
 class LastState:
     """
     Keep the whole state of a training, so that it can be resumed where it stopped.
 
-    Written at the end of each epoch, at the end of the training, and when Ctrl-C interrupts it, which is raised again.
+    Written at the end of each epoch, at the end of the training, and when Ctrl-C interrupts it, which is raised again
+    after the step that it finds running. The state of an earlier iteration is kept beside it, as ``*_before.pt``.
     Attach it before all other handlers: what it loads, they may need when the training starts. It saves after them, so
     that the file holds what the validation of its epoch has changed.
 
+    Objects may say more of the training than their state: ``ended()`` why it is over, a sentence or None, and
+    ``owed(engine)`` whether its end has not been validated (:class:`FinalValidation`).
+
     Args:
         path: file to write.
-        objects: what to save beside the engine, by name; each has ``state_dict`` and ``load_state_dict``.
-        resume: load the file when the training starts, and go on from there.
+        objects: what to save beside the engine, by name; each has ``state_dict`` and ``load_state_dict``. A state that
+            an earlier version wrote may lack what is neither a network nor an optimizer.
+        resume: load the file when the training starts for the first time, and go on from there; where there is none,
+            the training begins.
     """
 
     def __init__(self, path: str | os.PathLike[str], objects: Mapping[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
-        self.objects = {name: unwrap(x) if isinstance(x, nn.Module) else x for name, x in objects.items()}
+        self.objects: dict[str, Any] = {
+            name: unwrap(x) if isinstance(x, nn.Module) else x for name, x in objects.items()
+        }
         self.resume = resume
+        self._steps = WholeSteps()
+        # The last iteration whose step has been made, and the one that the file is of.
+        self._iteration = 0
+        self._saved: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach to the training engine."""
@@ -107,46 +152,104 @@ class LastState:
 
     def start(self, engine: Engine) -> None:
         """Load where the training is resumed; attach what saves, last because all others are attached by now."""
-        if self.resume:
-            self.load(engine)
-        for event in (Events.EPOCH_COMPLETED, Events.COMPLETED):
-            if not engine.has_event_handler(self, event):
-                engine.add_event_handler(event, self)
+        resume, self.resume = self.resume, False  # an engine that is run again goes on with what it has
+        state = state_to_resume(self.path) if resume else None
+        if state is not None:
+            if state != self.path:
+                logger.warning("%s is missing: going on with %s", self.path, state)
+            self.load(engine, state)
+            self._saved = engine.state.iteration
+        self._iteration = engine.state.iteration
+        if not engine.has_event_handler(self):
+            engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self)
+            engine.add_event_handler(Events.ITERATION_STARTED, lambda engine: self._steps.begin())
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+
+    def _end_step(self, engine: Engine) -> None:
+        self._iteration = engine.state.iteration
+        self._steps.end()
 
     def __call__(self, engine: Engine) -> None:
-        """Save."""
-        objects = {**self.objects, "trainer": engine}
-        _save(self.path, {name: dict(thing.state_dict()) for name, thing in objects.items()})
-
-    def load(self, engine: Engine) -> None:
         """
-        Load, and keep the engine's own ``max_epochs``.
+        Save.
 
         Raises:
-            InputError: when the file is of another network.
-            AlreadyDoneError: when the training has had all its epochs.
+            InputError: when weights are not finite, or the file cannot be written.
         """
-        content = read_checkpoint(self.path)
-        max_epochs = engine.state.max_epochs
+        for name, thing in self.objects.items():
+            if isinstance(thing, nn.Module) and not _is_finite(thing):
+                raise InputError(
+                    f"the weights of the {name} are not finite any more, and {self.path} stays as it was: lower "
+                    "--learning_rate."
+                )
+        content = {name: dict(thing.state_dict()) for name, thing in {**self.objects, "trainer": engine}.items()}
+        content["trainer"]["iteration"] = self._iteration
+        _save(self.path, content, keep_before=self._iteration != self._saved)
+        self._saved = self._iteration
+
+    def load(self, engine: Engine, path: Path) -> None:
+        """
+        Load a state, and keep the engine's own ``max_epochs``.
+
+        Raises:
+            InputError: when the file is of another network or other data.
+            AlreadyDoneError: when the training is over.
+        """
+        content = read_checkpoint(path)
+        max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length
         try:
             for name, thing in self.objects.items():
-                thing.load_state_dict(content[name])
+                if name in content or isinstance(thing, (nn.Module, Optimizer)):
+                    thing.load_state_dict(content[name])
             engine.load_state_dict(content["trainer"])
         except (KeyError, RuntimeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"{self.path} does not fit this training ({str(error).splitlines()[0]}): resume with the settings that "
+                f"{path} does not fit this training ({str(error).splitlines()[0]}): resume with the settings that "
                 "it was started with."
             ) from error
+        missing = [name for name in self.objects if name not in content]
+        if missing:
+            logger.warning("%s is of an earlier version: it goes on without its %s", path, ", ".join(missing))
         engine.state.max_epochs = max_epochs
-        if max_epochs is not None and engine.state.epoch >= max_epochs:
-            raise AlreadyDoneError(
-                f"the run in {self.path} has had {engine.state.epoch} epochs: raise --max_epochs to go on."
+        reason = self._ended(engine)
+        if reason is not None:
+            if not any(thing.owed(engine) for thing in self._that_have("owed")):
+                raise AlreadyDoneError(f"{reason}.")
+            engine.terminate()
+        elif epoch_length is not None and epoch_length != engine.state.epoch_length:
+            raise InputError(
+                f"{path} is of epochs of {engine.state.epoch_length} batches, these have {epoch_length}: resume with "
+                "the data set, the batch_size and the number of processes that it was started with."
             )
+        _skip_what_was_seen(engine)
+
+    def _ended(self, engine: Engine) -> str | None:
+        """Why there is nothing left to train, None while there is."""
+        for thing in self._that_have("ended"):
+            reason: str | None = thing.ended()
+            if reason is not None:
+                return reason
+        state = engine.state
+        if state.max_epochs is not None and state.epoch >= state.max_epochs:
+            return f"the run in {self.path} has had {state.epoch} epochs: raise --max_epochs to go on"
+        return None
+
+    def _that_have(self, method: str) -> list[Any]:
+        """The objects that tell more than their state."""
+        return [thing for thing in self.objects.values() if hasattr(thing, method)]
 
     def interrupted(self, engine: Engine, error: BaseException) -> None:
-        """Save when a person interrupts, and raise again whatever it was."""
-        if isinstance(error, KeyboardInterrupt):
+        """Save when a person interrupts, unless in the middle of a step; and raise again whatever it was."""
+        self._steps.release()
+        if isinstance(error, KeyboardInterrupt) and not self._steps.within:
             self(engine)
         raise error
+
+
+def _skip_what_was_seen(engine: Any) -> None:
+    """Let a resumed epoch begin with the batch that would have come next, where the sampler can skip."""
+    loader: Any = getattr(engine, "data_loader", None)
+    if engine.state.epoch_length and isinstance(getattr(loader, "sampler", None), ResumableSampler):
+        loader.sampler.skip(engine.state.iteration % engine.state.epoch_length * loader.batch_size)

@@ -19,14 +19,13 @@ from typing import Any, cast
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EarlyStopping
 from monai.engines import Evaluator
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from monai_vqprior.errors import AlreadyDoneError, InputError
+from monai_vqprior.errors import InputError
 
-__all__ = ["CosineBudget", "EarlyStop", "FinalValidation", "TrainingProgress", "cosine_factor"]
+__all__ = ["CosineBudget", "TrainingProgress", "cosine_factor"]
 
 
 def cosine_factor(progress: float, final: float = 0.0) -> float:
@@ -118,76 +117,20 @@ class CosineBudget:
         if self.max_seconds is not None and self.progress(engine) >= 1:
             engine.terminate()
 
+    def ended(self) -> str | None:
+        """Why a training that is resumed from this state is over; None while it has time left."""
+        if self.max_seconds is not None and self._elapsed_before >= self.max_seconds:
+            return f"the run has had its time, {self._elapsed_before / 60:.1f} minutes: raise --max_minutes to go on"
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """The seconds of training so far."""
         return {"elapsed": self.elapsed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
-        Go on from a number of seconds; the clock starts anew.
-
-        Raises:
-            AlreadyDoneError: when the time is up already.
-        """
+        """Go on from a number of seconds; the clock starts anew."""
         self._elapsed_before = float(state["elapsed"])
-        if self.max_seconds is not None and self._elapsed_before >= self.max_seconds:
-            minutes = self._elapsed_before / 60
-            raise AlreadyDoneError(f"the run has had its time, {minutes:.1f} minutes: raise --max_minutes to go on.")
         self._started = time.monotonic() if self._started is not None else None
-
-
-class FinalValidation:
-    """
-    Validate at the end of a training unless its last epoch was: :class:`monai.handlers.ValidationHandler` leaves
-    a training unmeasured that was stopped inside an epoch or between two intervals.
-
-    Args:
-        validator: the validating engine.
-    """
-
-    def __init__(self, validator: Evaluator) -> None:
-        self.validator = validator
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to the training engine, before handlers that save what the validation finds."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Run the validator, which counts the epochs that it has validated."""
-        if self.validator.state.epoch != engine.state.epoch:
-            self.validator.run(engine.state.epoch)
-
-
-class EarlyStop:
-    """
-    Stop a training when validation has not improved for some time; attached to the trainer, in a configuration
-    it needs no reference back to it as :class:`monai.handlers.EarlyStopHandler` does (which, besides, passes ignite
-    arguments that ignite has deprecated).
-
-    Args:
-        validator: the validating engine.
-        metric: name of its metric.
-        patience: validations without improvement after which to stop; 0 never stops.
-        smaller_is_better: whether smaller values are improvements.
-    """
-
-    def __init__(self, validator: Evaluator, metric: str, patience: int = 0, smaller_is_better: bool = False) -> None:
-        if patience < 0:
-            raise InputError(f"patience must not be negative, got {patience}.")
-        self.validator = validator
-        self.metric = metric
-        self.patience = patience
-        self.sign = -1.0 if smaller_is_better else 1.0
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to the training engine."""
-        if self.patience:
-            handler = EarlyStopping(self.patience, self.score, engine)
-            self.validator.add_event_handler(Events.EPOCH_COMPLETED, handler)
-
-    def score(self, engine: Engine) -> float:
-        """The metric, so that greater is better."""
-        return self.sign * float(engine.state.metrics[self.metric])
 
 
 class TrainingProgress:
@@ -231,7 +174,7 @@ class TrainingProgress:
 
     def report(self, engine: Engine) -> None:
         """Print the metrics of a validation above the bar."""
-        values = ", ".join(f"{name} {value:.4g}" for name, value in engine.state.metrics.items())
+        values = ", ".join(f"{name} {_shown(value)}" for name, value in engine.state.metrics.items())
         tqdm.write(f"{self.description} epoch {engine.state.epoch}: {values}")
 
     def finish(self, engine: Engine) -> None:
@@ -239,3 +182,8 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.update(1.0 - self._bar.n)
             self._bar.close()
+
+
+def _shown(value: float) -> str:
+    """A metric as text; "no value" for a mean over nothing, such as the brain SSIM of black slices."""
+    return f"{value:.4g}" if math.isfinite(value) else "no value"

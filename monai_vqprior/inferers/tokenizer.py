@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -181,11 +182,23 @@ def encode_views(
         raise ValueError("dataset must have an augmentation to make views of its slices, got none.")
     if not isinstance(num_views, int) or num_views < 1:
         raise InputError(f"num_views (prior_views) must be a whole number of at least 1, got {num_views!r}.")
-    dataset.augmentation.set_random_state(seed=seed)
-    chunks = torch.arange(len(dataset)).repeat(num_views).split(batch_size)
-    batches = (torch.stack([torch.as_tensor(dataset[int(i)]["image"]) for i in chunk]) for chunk in chunks)
-    grids = _encode(network, batches, len(chunks), device, dtype, progress)
+    before = dataset.seed, dataset.epoch
+    dataset.seed = seed  # views are like epochs of this seed
+    try:
+        number = num_views * math.ceil(len(dataset) / batch_size)
+        grids = _encode(network, _views(dataset, num_views, batch_size), number, device, dtype, progress)
+    finally:
+        dataset.seed, dataset.epoch = before
     return grids.unflatten(0, (num_views, len(dataset)))
+
+
+def _views(dataset: SliceDataset, num_views: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """Batches of augmented images (B, 1, H, W): all slices as they are in epoch 0, then as in epoch 1, and so on."""
+    for view in range(num_views):
+        dataset.set_epoch(view)
+        for chunk in range(0, len(dataset), batch_size):
+            indices = range(chunk, min(chunk + batch_size, len(dataset)))
+            yield torch.stack([torch.as_tensor(dataset[i]["image"]) for i in indices])
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ import math
 
 import torch
 from monai.metrics.metric import CumulativeIterationMetric
-from monai.metrics.utils import do_metric_reduction
 
 from monai_vqprior.losses import code_bits
+from monai_vqprior.metrics.reduction import reduce_or_nan
 
 __all__ = [
     "BitsPerCodeMetric",
@@ -127,4 +127,4 @@ class BitsPerCodeMetric(CumulativeIterationMetric):
         data = self.get_buffer()
         if not isinstance(data, torch.Tensor):
             raise ValueError("BitsPerCodeMetric has seen no batch.")
-        return do_metric_reduction(data, "mean")[0]
+        return reduce_or_nan(data, "mean")[0]

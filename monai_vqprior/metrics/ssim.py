@@ -17,6 +17,7 @@ from monai.metrics.regression import RegressionMetric
 from monai.utils import MetricReduction
 
 from monai_vqprior.losses import ssim_map
+from monai_vqprior.metrics.reduction import reduce_or_nan
 
 __all__ = ["FittingMSSSIMMetric", "MaskedSSIMMetric", "ms_ssim_weights"]
 
@@ -24,7 +25,21 @@ __all__ = ["FittingMSSSIMMetric", "MaskedSSIMMetric", "ms_ssim_weights"]
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-class MaskedSSIMMetric(RegressionMetric):
+class _MeanOrNaN(RegressionMetric):
+    """A metric whose mean over images without a value is NaN."""
+
+    def aggregate(
+        self, reduction: MetricReduction | str | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """As :meth:`monai.metrics.RegressionMetric.aggregate`, with NaN for a mean over nothing."""
+        data = self.get_buffer()
+        if not isinstance(data, torch.Tensor):
+            raise ValueError(f"{type(self).__name__} has seen no batch.")
+        reduced, number = reduce_or_nan(data, reduction or self.reduction)
+        return (reduced, number) if self.get_not_nans else reduced
+
+
+class MaskedSSIMMetric(_MeanOrNaN):
     """
     SSIM over whole images, or over the windows that are centered on the object.
 
@@ -96,7 +111,7 @@ def ms_ssim_weights(size: int, win_size: int = 11) -> tuple[float, ...]:
     raise ValueError(f"size must be at least the window of {win_size} pixels, got {size}.")
 
 
-class FittingMSSSIMMetric(MultiScaleSSIMMetric):
+class FittingMSSSIMMetric(_MeanOrNaN, MultiScaleSSIMMetric):
     """:class:`monai.metrics.MultiScaleSSIMMetric` with as many scales as the images have room for."""
 
     def _compute_metric(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

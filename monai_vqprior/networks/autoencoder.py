@@ -276,8 +276,10 @@ class AutoencoderVQ(nn.Module):
 
     @torch.jit.export
     def decode(self, quantizations: torch.Tensor) -> torch.Tensor:
-        """Images (B, out_channels, *grid * stride) of quantized encodings (B, D, *grid)."""
-        return self.decoder(quantizations)
+        """Images (B, out_channels, *grid * stride) of quantized encodings (B, D, *grid), any floating type."""
+        # Codes are float32, whatever the network was cast to.
+        weight: torch.Tensor = self.decoder[0].weight  # type: ignore[assignment]
+        return self.decoder(quantizations.to(weight.dtype))
 
     @torch.jit.export
     def index_quantize(self, images: torch.Tensor) -> torch.Tensor:

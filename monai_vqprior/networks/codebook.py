@@ -135,7 +135,8 @@ class EMACodebook(nn.Module):
     alike, by the entropy of the mean assignment, as in Jansen et al., "Coincidence, categorization, and consolidation:
     learning to recognize sounds with minimal supervision" (2019), https://arxiv.org/abs/1911.05894.
 
-    Only the training forward moves the codes: :meth:`encode`, :meth:`decode` and :meth:`quantize` never write. In
+    Only the training forward moves the codes: :meth:`encode`, :meth:`decode` and :meth:`quantize` never write. Vectors
+    that are not finite move none. Casting a network, by ``net.half()`` for instance, leaves its codebook in float32. In
     distributed training the statistics are summed over all processes and every draw is made by process 0, in one
     message a step, so that all codebooks stay equal; a process may have fewer vectors than the others, or none.
 
@@ -328,23 +329,28 @@ class EMACodebook(nn.Module):
         """Place the codes on vectors of the first batch, each round of draws far from the codes drawn before."""
         start = torch.cat([self.embedding, torch.zeros_like(self.embedding[:, :1])], 1)  # an empty batch starts nothing
         if len(vectors) > 0:
-            # Where the mask leaves no vector, the start takes any.
-            weights = torch.ones_like(vectors[:, 0])
+            # So large that their distances overflow counts as not finite. What is left out is 0: it is never drawn.
+            finite = torch.linalg.vecdot(vectors, vectors).isfinite()  # (N,)
+            vectors = torch.where(finite[:, None], vectors, 0.0)
+            weights = finite.to(vectors.dtype)
             if followed is not None:
-                weights = torch.where(followed.any(), followed, weights)
-            codes, _ = _draw(vectors, weights, 1)
+                # Where the mask leaves no vector, the start takes any.
+                weights = torch.where((weights * followed).any(), weights * followed, weights)
+            codes, any_finite = _draw(vectors, weights, 1)
             for drawn in range(1, _START_ROUNDS + 1):
                 missing = self.num_embeddings * drawn // _START_ROUNDS - len(codes)
                 if missing > 0:  # with few codes, some rounds have none to draw
                     difference = vectors - F.embedding(nearest_code(vectors, codes), codes)
                     far = weights * (torch.linalg.vecdot(difference, difference) + _NO_DISTANCE)
                     codes = torch.cat([codes, _draw(vectors, far, missing)[0]])
-            codes = self._place(codes, self.embedding)
-            start = torch.cat([codes, torch.ones_like(codes[:, :1])], 1)
+            codes = torch.cat([self._place(codes, self.embedding), torch.ones_like(codes[:, :1])], 1)
+            start = torch.where(any_finite, codes, start)
         start = _sum_over_processes(_only_of_first_process(start))
         codes = start[:, :-1]
-        # All processes must agree, and only the first knows; a single process need not ask a tensor.
-        self._has_started = bool(start[0, -1] > 0) if _several_processes() else len(vectors) > 0
+        # All processes must agree, and only the first knows. A compiled graph cannot ask a tensor: there, codes that
+        # had nothing to start from are left to the revivals.
+        compiled = torch.compiler.is_compiling() and not _several_processes()
+        self._has_started = len(vectors) > 0 if compiled else bool(start[0, -1] > 0)
         self.embedding.copy_(codes)
         self.embedding_sum.copy_(codes)
         self.cluster_size.fill_(1.0)
@@ -359,13 +365,14 @@ class EMACodebook(nn.Module):
         followed: torch.Tensor | None,
     ) -> None:
         """Move the running averages to this batch, the codes with them, and revive the codes that nothing uses."""
-        far = squared_distances + _NO_DISTANCE
-        members = torch.ones_like(squared_distances)
+        # The distance of a vector that is not finite is not either, and neither is one that is too large to be summed.
+        members = squared_distances.isfinite().to(squared_distances.dtype)
         if followed is not None:
-            # Not a product: what is left out may be infinite.
-            left_out = followed == 0
-            vectors, far = vectors.masked_fill(left_out[:, None], 0.0), far.masked_fill(left_out, 0.0)
-            members = followed
+            members = members * followed
+        # Not a product: what is left out may be infinite.
+        left_out = members == 0
+        vectors = vectors.masked_fill(left_out[:, None], 0.0)
+        far = (squared_distances + _NO_DISTANCE).masked_fill(left_out, 0.0)
         counts = torch.zeros_like(self.cluster_size).index_add_(0, indices, members)  # (K,)
         sums = torch.zeros_like(self.embedding).index_add_(0, indices, vectors)  # (K, D)
         statistics = torch.cat([counts[:, None], sums], 1)
@@ -395,6 +402,16 @@ class EMACodebook(nn.Module):
         # Where the running count has died away, the code stays.
         means = torch.where(sizes > _NO_DISTANCE, self.embedding_sum / sizes.clamp_min(_NO_DISTANCE), self.embedding)
         self.embedding.copy_(self._place(means, self.embedding))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> EMACodebook:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        # A cast is undone, a move to another device is not: running sums in half precision would not follow anything.
+        for name, buffer in before.items():
+            after = self._buffers[name]
+            if after is not None and after.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(after.device)
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -85,7 +85,7 @@ class FSQCodebook(nn.Module):
         Returns:
             (B, *spatial) int64.
         """
-        return (self._bound(channels_last(z.float())).round().long() * self.places).sum(-1)
+        return self._index(self._bound(channels_last(z.float())).round())
 
     @torch.jit.export
     def decode(self, indices: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ class FSQCodebook(nn.Module):
         """
         bounded = self._bound(channels_last(z.float()))  # (B, *spatial, D)
         steps = bounded.detach().round()
-        indices = (steps.long() * self.places).sum(-1)
+        indices = self._index(steps)
         quantized = self._scale(steps)
         if not torch.jit.is_scripting():
             vectors = self._scale(bounded).reshape(-1, self.embedding_dim)
@@ -126,6 +126,10 @@ class FSQCodebook(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As :meth:`quantize`, in training and evaluation. No code follows the encoder, so any mask is right."""
         return self.quantize(z)
+
+    def _index(self, steps: torch.Tensor) -> torch.Tensor:
+        """Indices (...) of levels 0..L-1 of each channel (..., D); NaN counts as level 0, and has an index too."""
+        return (steps.nan_to_num(0.0).long() * self.places).sum(-1)
 
     def _bound(self, values: torch.Tensor) -> torch.Tensor:
         """Values (..., D) squashed smoothly into 0..L-1 of each channel's L levels, to be rounded."""

@@ -77,9 +77,9 @@ def summarize(
         "spatial_size": list(dataset.spatial_size),
         **{key: _number(measured[key]) for key in ("ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used")},
         "num_embeddings": num_embeddings,
-        "perplexity": measured["perplexity"],
+        "perplexity": _number(measured["perplexity"]),
         "bits_per_code": _number(measured.get("bits_per_code")),
-        **code_bits,
+        **{key: _number(value) for key, value in code_bits.items()},
         "ssim_definition": (
             "Wang et al. 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 0.01, K2 0.03, population covariance, "
             "data range 1, windows inside the image only, mean over the windows of a slice, then over slices; "
@@ -104,7 +104,7 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
     write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     black, mean = summary["baselines"]["black"], summary["baselines"]["mean"]
 
-    def show(value: float | None, form: str = ".4f", missing: str = "undefined") -> str:
+    def show(value: float | None, form: str = ".4f", missing: str = "no value") -> str:
         return missing if value is None else format(value, form)
 
     print(
@@ -116,10 +116,10 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
         f"  MS-SSIM        {show(summary['ms_ssim'])}\n"
         f"  PSNR           {show(summary['psnr'], '.2f')} dB\n"
         f"  codes used     {summary['codes_used']} of {summary['num_embeddings']}, perplexity "
-        f"{summary['perplexity']:.0f}\n"
+        f"{show(summary['perplexity'], '.0f')}\n"
         f"  bits per code  {show(summary['bits_per_code'], '.3f', 'no prior yet')}   (histogram "
-        f"{summary['bits_per_code_histogram']:.3f}, histogram of each position "
-        f"{summary['bits_per_code_position_histogram']:.3f})\n"
+        f"{show(summary['bits_per_code_histogram'], '.3f')}, histogram of each position "
+        f"{show(summary['bits_per_code_position_histogram'], '.3f')})\n"
         f"{_verdict(summary)}"
         f"  written to {path}",
         flush=True,
@@ -128,8 +128,8 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
 
 def _verdict(summary: Mapping[str, Any]) -> str:
     """A line about a prior that has learned less than where codes are, or none."""
-    bits = summary["bits_per_code"]
-    if bits is None or bits < summary["bits_per_code_position_histogram"]:
+    bits, to_beat = summary["bits_per_code"], summary["bits_per_code_position_histogram"]
+    if bits is None or to_beat is None or bits < to_beat:
         return ""
     return "  the prior is worse than the histogram of each position, its samples will be noise: train it longer\n"
 

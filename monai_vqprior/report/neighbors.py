@@ -186,7 +186,7 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
         figures = "only one sample" if told is None else "".join(f"{value:>14.4f}" for value in told.values())
         return f"  {name:<40}{figures}\n"
 
-    ratio = "undefined" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
+    ratio = "no value" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
     print(
         f"{summary['samples']} samples, {summary['train_slices']} training slices of {summary['train_subjects']} "
         f"subjects, {summary['validation_slices']} validation slices of {summary['validation_subjects']} subjects\n"

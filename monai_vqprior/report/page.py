@@ -174,7 +174,7 @@ def _neighbors_table(content: Mapping[str, Any]) -> list[Element]:
     for key, label in DISTANCES:
         told = summary[key]
         rows.append(_row(label, *("" if told is None else _figure(told, name, "{:.4f}") for name in names)))
-    ratio = _figure(summary, "ratio", "{:.3f}", "undefined")
+    ratio = _figure(summary, "ratio", "{:.3f}", "no value")
     return [
         _element("p", f"{_figure(summary, 'samples', '{:.0f}')} samples; distance: {_text(summary, 'distance')}."),
         _grid(["", "median", "5 % quantile", "minimum"], rows),
@@ -192,7 +192,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> list[Element]:
     for key, label, form in _ROWS:
         baselines = (metrics["baselines"][name] for name in ("black", "mean"))
         figures = [_figure(baseline, key, form) if key in baseline else "" for baseline in baselines]
-        rows.append(_row(label, _figure(metrics, key, form, _ABSENT.get(key, "undefined")), *figures))
+        rows.append(_row(label, _figure(metrics, key, form, _ABSENT.get(key, "no value")), *figures))
     slices, subjects = (_figure(metrics, key, "{:.0f}") for key in ("slices", "subjects"))
     return [
         _element("h2", "Metrics"),

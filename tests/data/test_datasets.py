@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader
-from monai.transforms import Compose, Lambdad, RandFlipd
+from monai.transforms import Compose, Lambdad, OneOf, RandFlipd, RandGaussianNoised
 from PIL import Image
 
 from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
@@ -126,6 +126,31 @@ class TestSliceDataset:
         assert 0 < sum(flipped) < 20
         assert 0 < sum(upright) < 20
 
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a single core
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_draws_depend_on_seed_epoch_and_slice_alone(self, items: list[dict[str, Any]], nested: bool) -> None:
+        """Not on the order of the slices, what was drawn before, the workers, nor the size of a batch."""
+        noise: list[Any] = [RandGaussianNoised("image", prob=0.9), RandFlipd("image", prob=0.5, spatial_axis=1)]
+        transforms = [BytesToUnitd("image"), OneOf(noise) if nested else Compose(noise), *noise]
+        dataset = make(items, augmentation=transforms, seed=3)
+        other = make(items, augmentation=transforms, seed=4)
+
+        def epoch(number: int, order: Sequence[int] = range(12)) -> torch.Tensor:
+            dataset.set_epoch(number)
+            images = {i: dataset[i]["image"] for i in order}
+            return torch.stack([images[i] for i in range(12)])
+
+        first, second = epoch(1), epoch(2)
+        assert torch.equal(epoch(1, range(11, -1, -1)), first)
+        assert not torch.equal(first, second)
+        assert not torch.equal(first, torch.stack([other[i]["image"] for i in range(12)]))
+        residuals = first - dataset.images / 255
+        assert len(residuals.flatten(1).unique(dim=0)) > 8  # another draw for each slice
+        dataset.set_epoch(2)
+        for loader in (DataLoader(dataset, batch_size=5), DataLoader(dataset, batch_size=4, num_workers=2)):
+            assert torch.equal(torch.cat([batch["image"] for batch in loader]), second)
+
     def test_names_a_slice_of_another_size(self, items: list[dict[str, Any]]) -> None:
         write(Path(items[5]["image"]), 0, (20, 14))
         message = r"case_1_slice_8\.png is 20 x 14 pixels, but spatial_size is 12 x 10: .* as --spatial_size"
@@ -218,6 +243,19 @@ class TestCodeGridDataset:
         np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=0.04)
         torch.manual_seed(0)
         assert all(torch.equal(dataset[i % 4]["codes"], drawn[i]["codes"]) for i in range(20))
+
+    def test_views_depend_on_seed_epoch_and_grid_alone(self) -> None:
+        views = torch.arange(1, 7).view(6, 1, 1, 1).expand(6, 50, 1, 1)
+        dataset = CodeGridDataset(torch.zeros(50, 1, 1), views=views, seed=1)
+        drawn = []
+        for epoch in (1, 2, 1):
+            dataset.set_epoch(epoch)
+            torch.manual_seed(len(drawn))
+            drawn.append([int(dataset[i]["codes"]) for i in (range(50) if len(drawn) < 2 else range(49, -1, -1))])
+        assert drawn[0] == drawn[2][::-1]
+        assert drawn[0] != drawn[1]
+        assert 10 < drawn[0].count(0) < 40
+        assert len(set(drawn[0])) == 7
 
     @pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 4, 2, 2), (3, 2, 2)])
     def test_refuses_views_of_other_grids(self, shape: tuple[int, ...]) -> None:

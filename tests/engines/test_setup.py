@@ -164,28 +164,30 @@ class TestCheckOutput:
 
 class TestClaimRun:
     CKPT, LAST = "models/model.pt", "models/last.pt"
+    CKPT_BEFORE, BEFORE = "models/model_before.pt", "models/last_before.pt"
 
     @pytest.mark.parametrize(
         ("existing", "overwrite", "resume", "refusal"),
         [
             ([], False, False, None),
             ([], True, False, None),
-            ([], False, True, "nothing to resume: .*last.pt does not exist"),
+            ([], False, True, None),
             ([], True, True, "contradict"),
-            (
-                [CKPT],
-                False,
-                False,
-                "model.pt exists: this output_dir holds a run already; pass --resume .* --overwrite",
-            ),
             ([CKPT], True, False, None),
-            ([CKPT], False, True, "nothing to resume: .*last.pt does not exist"),
             ([CKPT], True, True, "contradict"),
             ([LAST], False, False, "last.pt exists: this output_dir holds a run already"),
             ([LAST], True, False, None),
             ([LAST], False, True, None),
             ([LAST], True, True, "contradict"),
-            ([CKPT, LAST], False, False, "model.pt exists: this output_dir holds a run already"),
+            (
+                [CKPT, LAST],
+                False,
+                False,
+                "model.pt exists: this output_dir holds a run already; pass --resume .* --overwrite",
+            ),
+            ([CKPT, BEFORE], False, False, "model.pt exists: this output_dir holds a run already"),
+            ([BEFORE], False, True, None),
+            ([CKPT, CKPT_BEFORE, LAST, BEFORE], True, False, None),
             ([CKPT, LAST], True, False, None),
             ([CKPT, LAST], False, True, None),
             ([CKPT, LAST], True, True, "contradict"),
@@ -214,6 +216,22 @@ class TestClaimRun:
             assert run.exists() == bool(existing)
         kept = others if overwrite and refusal is None else [*existing, *others]
         assert files_below(tmp_path) == {f"run/{name}": name for name in kept}
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_weights_without_a_state_are_moved_aside(
+        self, tmp_path: Path, resume: bool, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A training was killed before its first state, again and again: nothing is lost."""
+        (tmp_path / "models").mkdir()
+        for killed in ("first", "second", "third"):
+            (tmp_path / self.CKPT).write_text(killed)
+            claim_run(tmp_path, tmp_path / self.CKPT, tmp_path / self.LAST, resume=resume)
+            assert "model.pt belongs to no training that has begun: moved to" in capsys.readouterr().out
+        assert files_below(tmp_path) == {
+            "models/model_before.pt": "first",
+            "models/model_before_2.pt": "second",
+            "models/model_before_3.pt": "third",
+        }
 
     def test_files_may_lie_elsewhere(self, tmp_path: Path) -> None:
         claim_run(tmp_path / "run", tmp_path / "a" / "model.pt", tmp_path / "b" / "last.pt")

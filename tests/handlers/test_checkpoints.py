@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -112,6 +114,22 @@ class TestBestWeights:
         validator.run(1)
         assert (tmp_path / "model.pt").exists() == saved
 
+    def test_what_is_no_number_is_never_the_best(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        network = nn.Linear(1, 1, bias=False)
+        best = BestWeights(tmp_path / "model.pt", network, "score")
+        validator = make_validator([float("nan"), float("inf"), 0.5, float("nan"), 0.9, 0.4])
+        best.attach(validator)
+        for epoch, expected in enumerate([None, None, 3.0, 3.0, 3.0, 3.0], 1):
+            # In the fifth the metric is fine, and the weights are not.
+            nn.init.constant_(network.weight, float("inf") if epoch == 5 else epoch)
+            validator.run(epoch)
+            path = tmp_path / "model.pt"
+            kept = torch.load(path, weights_only=True)["weight"].item() if path.exists() else None
+            assert kept == expected
+        assert best.state_dict() == {"best": 0.5}
+        best.load_state_dict({"best": float("nan")})
+        assert best.best is None
+
     def test_only_process_0_writes(
         self, tmp_path: Path, make_validator: MakeValidator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -175,7 +193,7 @@ class TestLastState:
         with pytest.raises(KeyboardInterrupt):
             training.run(KeyboardInterrupt(), at=5)
         state = torch.load(tmp_path / "last.pt", weights_only=True)
-        assert state["trainer"]["iteration"] == 5
+        assert state["trainer"]["iteration"] == 4  # the fifth step was not made
         assert_same(state["model"], training.weights)
         resumed = Training(tmp_path, make_validator(SCORES[1:]), resume=True).run()
         assert resumed.trainer.state.epoch == 4
@@ -211,11 +229,77 @@ class TestLastState:
         with pytest.raises(InputError, match=r"last.pt does not fit this training .*resume with the settings"):
             Training(tmp_path, make_validator(SCORES), resume=True, width=8).run()
 
-    @pytest.mark.parametrize("content", [{"model": {}}, ["no state"], b"no checkpoint", None])
+    @pytest.mark.parametrize("content", [{"model": {}}, ["no state"], b"no checkpoint"])
     def test_file_that_is_no_state(self, tmp_path: Path, make_validator: MakeValidator, content: object) -> None:
         if isinstance(content, bytes):
             (tmp_path / "last.pt").write_bytes(content)
-        elif content is not None:
+        else:
             torch.save(content, tmp_path / "last.pt")
         with pytest.raises(InputError, match=r"last\.pt"):
             Training(tmp_path, make_validator(SCORES), resume=True).run()
+
+    def test_keeps_the_state_of_an_earlier_iteration(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
+        assert not (tmp_path / "last_before.pt").exists()
+        Training(tmp_path, make_validator(SCORES), max_epochs=3, resume=True).run()
+        states = [torch.load(tmp_path / name, weights_only=True) for name in ("last.pt", "last_before.pt")]
+        assert [state["trainer"]["iteration"] for state in states] == [9, 6]
+
+    def test_goes_on_with_the_state_before_when_the_last_is_missing(
+        self, tmp_path: Path, make_validator: MakeValidator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A kill may come between moving the one and writing the other."""
+        Training(tmp_path, make_validator(SCORES), max_epochs=2).run()
+        (tmp_path / "last.pt").unlink()
+        validator = make_validator(SCORES[1:])
+        Training(tmp_path, validator, max_epochs=2, resume=True).run()
+        assert validator.seen == [2]
+        assert "last.pt is missing: going on with" in caplog.text
+
+    def test_a_full_disk_leaves_the_state_before(
+        self, tmp_path: Path, make_validator: MakeValidator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+        def full(path: Path, content: object) -> int:
+            path.open("wb").close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(InputError, match=r"(model|last)\.pt cannot be written \(No space left on device\)"):
+            Training(tmp_path, make_validator(SCORES[1:]), max_epochs=2, resume=True).run()
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    def test_weights_that_are_not_finite_are_not_saved(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        training = Training(tmp_path, make_validator(SCORES))
+
+        @training.trainer.on(Events.EPOCH_COMPLETED(once=2))
+        def spoil(engine: Engine) -> None:
+            nn.init.constant_(training.network[0].weight, float("inf"))
+
+        with pytest.raises(
+            InputError, match=r"weights of the model are not finite any more, .*last\.pt stays as it was"
+        ):
+            training.run()
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+        assert state["trainer"]["iteration"] == 3
+        assert all(bool(tensor.isfinite().all()) for tensor in state["model"].values())
+
+    def test_batches_of_another_number(self, tmp_path: Path, make_validator: MakeValidator) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
+        training = Training(tmp_path, make_validator(SCORES), resume=True)
+        training.trainer.state.epoch_length = 5
+        with pytest.raises(InputError, match=r"epochs of 3 batches, these have 5: resume with .* batch_size"):
+            training.run()
+
+    def test_a_state_of_an_earlier_version_goes_on(
+        self, tmp_path: Path, make_validator: MakeValidator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+        del state["best"]
+        torch.save(state, tmp_path / "last.pt")
+        resumed = Training(tmp_path, make_validator(SCORES[1:]), max_epochs=2, resume=True).run()
+        assert resumed.best.best == 0.7
+        assert "is of an earlier version: it goes on without its best" in caplog.text

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from monai.handlers import ValidationHandler
 from tqdm import tqdm
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.handlers import CosineBudget, EarlyStop, FinalValidation, TrainingProgress, schedule
+from monai_vqprior.handlers import BestWeights, CosineBudget, EarlyStop, FinalValidation, TrainingProgress, schedule
 
 MakeValidator = Callable[[Sequence[float]], Evaluator]
 LENGTH = 4
@@ -62,6 +63,35 @@ class TestFinalValidation:
         trainer.run([None] * LENGTH, max_epochs=epochs)
         assert validator.seen == seen
 
+    def test_a_training_without_any_number_ends_with_an_error(
+        self, make_validator: MakeValidator, tmp_path: Path
+    ) -> None:
+        validator = make_validator([float("nan"), float("inf"), float("nan")])
+        trainer = trainer_for(validator)
+        best = BestWeights(tmp_path / "model.pt", torch.nn.Linear(1, 1), "score")
+        best.attach(validator)
+        FinalValidation(validator, 1, best).attach(trainer)
+        with pytest.raises(InputError, match=r"no validation gave a finite score, .*model\.pt: lower --learning_rate"):
+            trainer.run([None] * LENGTH, max_epochs=3)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("interval", "validated", "seen"), [(1, 4, [2, 3]), (1, 8, [3]), (2, 0, [2, 3]), (3, 0, [3])]
+    )
+    def test_a_resumed_training_runs_what_is_owed_first(
+        self, make_validator: MakeValidator, interval: int, validated: int, seen: list[int]
+    ) -> None:
+        """Two epochs were trained; the state tells which iteration was validated."""
+        validator = make_validator([0.5] * 9)
+        trainer = trainer_for(validator, interval)
+        trainer.load_state_dict({"epoch": 2, "epoch_length": LENGTH, "max_epochs": 3})
+        final = FinalValidation(validator, interval)
+        final.load_state_dict({"validated": validated})
+        final.attach(trainer)
+        trainer.run([None] * LENGTH, max_epochs=3)
+        assert validator.seen == seen
+        assert final.state_dict() == {"validated": 3 * LENGTH}
+
 
 class TestEarlyStop:
     @pytest.mark.parametrize(
@@ -88,6 +118,47 @@ class TestEarlyStop:
         EarlyStop(validator, "score", patience, smaller_is_better).attach(trainer)
         trainer.run([None] * LENGTH, max_epochs=6)
         assert validator.seen == list(range(1, epochs + 1))
+
+    @pytest.mark.parametrize("cuts", [[1, 2, 3, 4, 5], [2], [3]])
+    def test_a_resumed_training_stops_where_an_uncut_one_does(
+        self, make_validator: MakeValidator, cuts: list[int]
+    ) -> None:
+        scores = [0.1, 0.2, 0.2, 0.15, 0.3, 0.4]
+        stop = EarlyStop(make_validator([]), "score", 2)
+        seen: list[int] = []
+        for first, last in zip([0, *cuts], [*cuts, 6], strict=True):
+            if stop.ended() is not None:
+                break
+            state = stop.state_dict()
+            validator = make_validator(scores[first:])
+            trainer = trainer_for(validator)
+            stop = EarlyStop(validator, "score", 2)
+            stop.attach(trainer)
+            if first:
+                stop.load_state_dict(state)
+                trainer.load_state_dict({"epoch": first, "epoch_length": LENGTH, "max_epochs": last})
+            trainer.run([None] * LENGTH, max_epochs=last)
+            seen += validator.seen
+        assert seen == [1, 2, 3, 4]
+        assert "early stopping has ended the run" in (stop.ended() or "")
+
+    def test_what_is_no_number_is_no_improvement(self, make_validator: MakeValidator) -> None:
+        nan = float("nan")
+        validator = make_validator([nan, 0.2, nan, nan, 0.9])
+        trainer = trainer_for(validator)
+        EarlyStop(validator, "score", 2).attach(trainer)
+        trainer.run([None] * LENGTH, max_epochs=5)
+        assert validator.seen == [1, 2, 3, 4]
+
+    def test_a_validation_that_is_run_again_counts_once(self, make_validator: MakeValidator) -> None:
+        """Ctrl-C came after it was counted and before it was over."""
+        validator = make_validator([0.5, 0.4, 0.4])
+        trainer = trainer_for(validator)
+        stop = EarlyStop(validator, "score", 2)
+        stop.attach(trainer)
+        trainer.run([None] * LENGTH, max_epochs=2)
+        validator.run(2)
+        assert stop.counter == 1
 
     def test_negative_patience(self, make_validator: MakeValidator) -> None:
         with pytest.raises(InputError, match="patience must not be negative, got -1"):
@@ -120,6 +191,13 @@ class TestTrainingProgress:
             "vqvae epoch 6: score 12",
         ]
         assert "vqvae 100%" in shown  # the bar goes to the other stream
+
+    def test_a_mean_over_nothing_has_no_value(
+        self, make_validator: MakeValidator, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.run(make_validator([float("nan"), float("inf"), 0.5]), interval=2)
+        shown = capsys.readouterr().out.splitlines()
+        assert [line.split("score ")[1] for line in shown] == ["no value", "no value", "0.5"]
 
     @pytest.mark.parametrize("stop", [None, LENGTH + 1])
     def test_closes_its_bar(

@@ -201,3 +201,27 @@ class TestFittingMSSSIMMetric:
         for height, width in [(256, 30), (200, 180), (30, 256), (64, 64)]:
             images = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
             assert metric(images, images).item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("get_not_nans", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "mean_batch", "mean_channel"])
+def test_a_mean_over_nothing_is_nan(reduction: str, get_not_nans: bool) -> None:
+    """MONAI's own reduction gives 0, the worst value, for slices that have none."""
+    black = torch.zeros(3, 1, 16, 16)
+    metric = MaskedSSIMMetric(0.02, reduction=reduction, get_not_nans=get_not_nans)
+    metric(black, black)
+    result = metric.aggregate()
+    value, number = result if get_not_nans else (result, torch.zeros(1))
+    assert torch.as_tensor(value).isnan().all()
+    assert not torch.as_tensor(number).any()
+    # One slice with a brain decides the mean by itself.
+    grey = torch.full((1, 1, 16, 16), 0.5)
+    metric(grey, grey)
+    result = metric.aggregate("mean")
+    assert float(result[0] if get_not_nans else result) == pytest.approx(1)
+
+
+def test_the_sum_over_nothing_is_nothing() -> None:
+    metric = MaskedSSIMMetric(0.02, reduction="sum")
+    metric(torch.zeros(3, 1, 16, 16), torch.zeros(3, 1, 16, 16))
+    assert float(metric.aggregate()) == 0

@@ -165,7 +165,7 @@ def test_one_sample_and_a_validation_split_of_copies(
     assert found["samples"][0]["other"] is found["samples"][0]["other_rms"] is None
     printed = capsys.readouterr().out
     assert "only one sample" in printed
-    assert "samples to validation slices: undefined" in printed
+    assert "samples to validation slices: no value" in printed
 
 
 def test_results_are_not_replaced_unless_asked(phantom: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:

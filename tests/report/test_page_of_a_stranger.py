@@ -112,7 +112,7 @@ def test_a_key_that_is_missing_is_named(files: dict[str, Any], tmp_path: Path, k
 def test_what_was_not_measured_is_null(files: dict[str, Any], tmp_path: Path) -> None:
     nothing = dict.fromkeys(key for key, value in files["metrics.json"].items() if isinstance(value, float))
     (tmp_path / "metrics.json").write_text(json.dumps(files["metrics.json"] | nothing))
-    assert write_report(tmp_path).read_text(encoding="utf-8").count("undefined") == len(nothing) - 1  # no prior yet
+    assert write_report(tmp_path).read_text(encoding="utf-8").count("no value") == len(nothing) - 1  # no prior yet
 
 
 def test_pictures_that_are_none(tmp_path: Path) -> None:
