@@ -69,7 +69,8 @@ def _of_component(
         ours = [(place, part) for place, part in components if _class_name(part) in classes]
         # An engine runs all the others: what fails in one of them is no matter of the engine's.
         if ours and not (passed and isinstance(found, Engine)):
-            keys = _given_for(overrides, ours)
+            # What called the innermost is to blame for its own arguments only, not for what these refer to.
+            keys = _given_within(overrides, ours) or ([] if passed else _referred_to(overrides, ours, settings=False))
             if keys:
                 return _explained(keys, overrides, f"{type(found).__name__} fails", links[-1])
         passed = passed or bool(ours)
@@ -90,7 +91,7 @@ def _of_item(
     # Settings have been checked: what is left is that a constructor does not take them together.
     settings = isinstance(links[-1], (ValueError, RuntimeError))
     component = [(place, item_at(place, {**config, **overrides}))]
-    keys = _given_for(overrides, component) or _referred_to(overrides, component, settings)
+    keys = _given_within(overrides, component) or _referred_to(overrides, component, settings)
     return _explained(keys, overrides, f"{target} cannot be made", links[-1]) if keys else None
 
 
@@ -104,7 +105,7 @@ def _of_configuration(links: list[BaseException], overrides: Mapping[str, Any]) 
     return None
 
 
-def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any]]) -> list[str]:
+def _given_within(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any]]) -> list[str]:
     """The overrides of components: of their arguments, or of what holds them."""
     return [
         key
@@ -114,14 +115,14 @@ def _given_for(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any
 
 
 def _referred_to(overrides: Mapping[str, Any], components: Iterable[tuple[str, Any]], settings: bool) -> list[str]:
-    """The overrides of what the arguments of components refer to, those of settings on request."""
+    """The overrides, with settings or without, of what the arguments of components refer to."""
     texts = [text for _, component in components for _, text in texts_in("", component)]
-    found = []
+    keys = []
     for key in overrides:
         changed = "|".join(map(re.escape, _ancestors(key)))
         if (settings or key not in SETTINGS) and any(re.search(rf"@({changed})(?![\w#])", text) for text in texts):
-            found.append(key)
-    return found
+            keys.append(key)
+    return keys
 
 
 def _ancestors(key: str) -> list[str]:

@@ -206,7 +206,7 @@ def test_other_sizes(phantom: Path, output: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--num_pictures", "0"], "num_pictures must be a whole number of at least 1, got 0"),
+        (["--num_pictures", "0"], "num_pictures must be a whole number in 1..1000, got 0"),
         (["--dataset_dir", "/no/such/folder"], "/no/such/folder is not a directory"),
         (["--device", "gpu"], "'gpu' is not a device"),
         (["--num_picture", "3"], "did you mean --num_pictures?"),
