@@ -422,7 +422,7 @@ def test_resume_begins_where_there_is_no_run(phantom: Path, tmp_path: Path, caps
         (["--prior_kernel_size", "4"], "kernel_size must be odd and at least 3, got 4"),
         (["--prior_views", "-1"], "prior_views must be a number of at least 0, got -1"),
         (["--condition_dropout", "2"], "condition_dropout must be at least 0 and less than 1, got 2"),
-        (["--prior_layer", "8"], "did you mean --prior_layers?"),
+        (["--prior_layer", "8"], "there is no option --prior_layer"),
     ],
 )
 def test_what_the_second_stage_refuses_is_refused_before_the_first(
