@@ -197,8 +197,8 @@ def _train(options: argparse.Namespace) -> None:
     if len(stages) > 1:
         if getattr(options, "override.ckpt", None) is not None:
             raise InputError("--ckpt names a VQ-VAE that is trained already: pass --stage prior with it.")
-        # The second stage would refuse its input too, after the hours of the first.
-        for names in _STAGES.values():
+        # The second stage would refuse its input too, after the hours of the first. It knows all keys of both.
+        for names in reversed(_STAGES.values()):
             check_configs(*_stack(options, names))
     for stage in stages:
         # Stage by stage: one that was never begun starts, one that is done is left alone.

@@ -416,13 +416,13 @@ def test_resume_begins_where_there_is_no_run(phantom: Path, tmp_path: Path, caps
     ("words", "named"),
     [
         (["--ckpt", "missing.pt"], "--ckpt names a VQ-VAE that is trained already: pass --stage prior with it"),
-        (["--conditions", "0"], "conditions must be a list of names, such as [dementia,slice], got 0"),
+        (["--conditions", "0"], "conditions must be a list of names of columns, such as [dementia,slice], got 0"),
         (["--conditions", "height"], "there is no condition 'height'"),
-        (["--prior_layers", "0"], "prior_layers must be a whole number of at least 1, got 0"),
-        (["--prior_kernel_size", "4"], "kernel_size must be odd and at least 3, got 4"),
-        (["--prior_views", "-1"], "prior_views must be a number of at least 0, got -1"),
-        (["--condition_dropout", "2"], "condition_dropout must be at least 0 and less than 1, got 2"),
-        (["--prior_layer", "8"], "there is no option --prior_layer"),
+        (["--prior_layers", "0"], "prior_layers must be a whole number in 1..1024, got 0"),
+        (["--prior_kernel_size", "4"], "prior_kernel_size must be an odd number in 3..63, got 4"),
+        (["--prior_views", "-1"], "prior_views must be a whole number in 0..1024, got -1"),
+        (["--condition_dropout", "2"], "condition_dropout must be a number of at least 0 and below 1, got 2"),
+        (["--prior_layer", "8"], "there is no option --prior_layer: did you mean --prior_layers?"),
     ],
 )
 def test_what_the_second_stage_refuses_is_refused_before_the_first(

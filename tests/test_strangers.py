@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from monai_vqprior import cli
+from monai_vqprior import cli, options
 from monai_vqprior.bundles import bundle_root, copy_bundle
 
 # Weights of a stranger with settings beside them that are more than data, through every command that reads settings.
@@ -189,7 +189,7 @@ def test_nothing_of_a_stranger_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # To build the parser takes longer than all that is tested here.
-    monkeypatch.setattr(cli, "_parser", functools.cache(cli._parser))
+    monkeypatch.setattr(options, "command_parser", functools.cache(options.command_parser))
     folder, command = COMMANDS[name]
     if folder.startswith("bundle"):
         copy_bundle("bundle")
