@@ -35,6 +35,7 @@ from monai_vqprior.bundles import (
 )
 from monai_vqprior.errors import AlreadyDoneError, InputError, chain_of, input_error_in, system_error_in
 from monai_vqprior.options import parse_command
+from monai_vqprior.overrides import check_overrides
 from monai_vqprior.values import is_expression
 
 __all__ = ["main"]
@@ -197,8 +198,10 @@ def _train(options: argparse.Namespace) -> None:
     if len(stages) > 1:
         if getattr(options, "override.ckpt", None) is not None:
             raise InputError("--ckpt names a VQ-VAE that is trained already: pass --stage prior with it.")
-        # The second stage would refuse its input too, after the hours of the first. It knows all keys of both.
-        for names in reversed(_STAGES.values()):
+        # The second stage, which knows the keys of both, would refuse its input too, after the hours of the first.
+        known = load_configs(bundle_root(options.bundle), _STAGES["prior"])
+        check_overrides({k: v for k, v in options.overrides.items() if k.split("#")[0] not in known}, known)
+        for names in _STAGES.values():
             check_configs(*_stack(options, names))
     for stage in stages:
         # Stage by stage: one that was never begun starts, one that is done is left alone.
