@@ -202,12 +202,12 @@ class LastState:
                 if name in content or isinstance(thing, (nn.Module, Optimizer)):
                     thing.load_state_dict(content[name])
             engine.load_state_dict(content["trainer"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:  # the file may say anything
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"{path} does not fit this training ({str(error).splitlines()[0]}): resume with the settings that "
-                "it was started with."
+                f"{path} does not fit this training ({reason}): resume with the settings that it was started with."
             ) from error
         missing = [name for name in self.objects if name not in content]
         if missing:

@@ -224,6 +224,18 @@ class TestLastState:
         with pytest.raises(AlreadyDoneError, match="the run has had its time"):
             engine.run([None])
 
+    @pytest.mark.parametrize("part", ["model", "optimizer", "trainer"])
+    @pytest.mark.parametrize("content", [3, "text", [], None])
+    def test_state_that_is_none(
+        self, tmp_path: Path, make_validator: MakeValidator, part: str, content: object
+    ) -> None:
+        Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+        assert part in state
+        torch.save({**state, part: content}, tmp_path / "last.pt")
+        with pytest.raises(InputError, match=r"last\.pt "):
+            Training(tmp_path, make_validator(SCORES), max_epochs=2, resume=True).run()
+
     def test_state_of_another_network(self, tmp_path: Path, make_validator: MakeValidator) -> None:
         Training(tmp_path, make_validator(SCORES), max_epochs=1).run()
         with pytest.raises(InputError, match=r"last.pt does not fit this training .*resume with the settings"):
