@@ -298,6 +298,8 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
     # MONAI would repeat the command line, key by key, and tell which logging it uses.
     for name in ("scripts", "workflows"):
         logging.getLogger(f"monai.bundle.{name}").setLevel(logging.WARNING)
+    # Ignite would tell of every exception, at each of its levels, before this command does.
+    logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         # MONAI warns that a configuration can run code, whoever wrote it; this one is the package's or the user's own.
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)

@@ -121,7 +121,12 @@ def _flush() -> int | None:
 
 
 def _print_error(message: object) -> None:
-    """One line, also where a path has a line break in it."""
+    """One line, also where a path has a line break in it, below the progress bars that are shown."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
     print(f"vqprior: error: {message}".replace("\n", "\\n"), file=sys.stderr)
 
 
