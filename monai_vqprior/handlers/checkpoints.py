@@ -205,9 +205,9 @@ class LastState:
         except InputError:
             raise
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:  # the file may say anything
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            told = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"{path} does not fit this training ({reason}): resume with the settings that it was started with."
+                f"{path} does not fit this training ({told}): resume with the settings that it was started with."
             ) from error
         missing = [name for name in self.objects if name not in content]
         if missing:
