@@ -157,6 +157,8 @@ def _stack(
             shipped if given.get("pretrained") is None else Path(given["pretrained"]).parent,
             shipped,
         ]
+    # A prior that begins has the settings that it is given, whatever prior the folder held before.
+    begins = list(names) == _STAGES["prior"]
     config = load_configs(root, names)
     if "models_dir" not in config:  # what uses no weights has nothing to do with those of the bundle
         places, prior_places = ([place for place in some if place != shipped] for some in (places, prior_places))
@@ -176,6 +178,8 @@ def _stack(
         saved_settings([run], [run], config, prior_keys, keys, codebooks=None)
         if not resumed:
             settings.pop("conditions", None)  # fitted to the data of the run before
+            if begins:
+                settings = {key: value for key, value in settings.items() if key not in prior_keys}
         # What only the other stage knows is meant for it alone.
         told = {**settings, **given}
         stages = [load_configs(root, stage) for stage in _STAGES.values()]
@@ -337,7 +341,7 @@ def _demo(options: argparse.Namespace) -> None:
     common = {"output_dir": str(output.absolute()), "overwrite": options.overwrite}
     on_data = {**common, "dataset_dir": str(data.absolute())}
     # The prior needs more of a short time than the VQ-VAE.
-    small_prior = {"prior_layers": 8, "max_minutes": 2.25 * options.max_minutes}
+    small_prior = {"prior_layers": 8, "prior_sketch_block": 4, "max_minutes": 2.25 * options.max_minutes}
     _run(options, _STAGES["vqvae"], **on_data, spatial_size=128, max_minutes=options.max_minutes)
     _run(options, _STAGES["prior"], **on_data, **small_prior)
     _run(options, _RECONSTRUCT, **on_data)

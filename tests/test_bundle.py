@@ -53,6 +53,10 @@ SMALL_PRIOR: dict[str, Any] = {
     "prior_attention_every": 1,
     "prior_skip_connections": True,
     "prior_position_logits": True,
+    "prior_sketch_block": 4,
+    "prior_sketch_codes": 8,
+    "prior_sketch_channels": 8,
+    "prior_sketch_layers": 2,
 }
 
 
@@ -94,10 +98,16 @@ def test_network_definitions_agree() -> None:
     assert train["train"]["preprocessing"] == inference["preprocessing"] == parser("neighbors")["preprocessing"]
     assert train["slices"] == inference["slices"] == parser("neighbors")["slices"]
     prior, sample = parser("train_prior"), parser("sample")
-    definition = dict(prior["prior_def"])
-    for key, value in {"dropout": "@prior_dropout", "condition_dropout": "@condition_dropout"}.items():
-        assert definition.pop(key) == value  # of no use after training
-    assert definition == sample["prior_def"]
+    of_no_use_after_training = {
+        "code_prior_def": {"dropout": "@prior_dropout", "condition_dropout": "@condition_dropout"},
+        "sketch_prior_def": {"dropout": "@prior_sketch_dropout", "condition_dropout": "@condition_dropout"},
+    }
+    for part in ("prior_def", "prior_size", "prior_sketch", "code_prior_def", "sketch_prior_def"):
+        definition = prior[part]
+        for key, value in of_no_use_after_training.get(part, {}).items():
+            definition = dict(definition)
+            assert definition.pop(key) == value
+        assert definition == sample[part]
     for key in (*SMALL_PRIOR, "conditions"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
@@ -199,9 +209,11 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
     assert list((trained / "tensorboard" / "vqvae").iterdir())
     assert list((trained / "tensorboard" / "prior").iterdir())
     # The prior has begun at the histogram of each position.
-    start = torch.load(trained / "models" / "prior.pt", weights_only=True)["position_logits"]
-    torch.testing.assert_close(start.exp().sum(1), torch.ones(1, 8, 8))
-    assert start.std(1).min() > 0
+    weights = torch.load(trained / "models" / "prior.pt", weights_only=True)
+    for part, size in (("code_prior", (8, 8)), ("sketch_prior", (2, 2))):
+        start = weights[f"{part}.position_logits"].float()
+        torch.testing.assert_close(start.exp().sum(1), torch.ones(1, *size), atol=2e-3, rtol=0)
+        assert start.std(1).min() > 0
 
 
 def test_evaluate(trained: Path, phantom: Path) -> None:

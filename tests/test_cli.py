@@ -28,6 +28,8 @@ from monai_vqprior.networks import AutoencoderVQ
 # Networks and trainings that a test can afford.
 SMALL = ["--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8"]
 SMALL += ["--prior_layers", "2", "--prior_kernel_size", "3"]
+SMALL += ["--prior_sketch_block", "4", "--prior_sketch_codes", "8"]
+SMALL += ["--prior_sketch_channels", "8", "--prior_sketch_layers", "2"]
 QUICK = ["--spatial_size", "32", "--max_epochs", "1", "--device", "cpu", "--amp", "false", *SMALL]
 
 

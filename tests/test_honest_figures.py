@@ -26,6 +26,8 @@ from monai_vqprior.files import write_png
 
 SMALL = ["--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4"]
 SMALL += ["--prior_channels", "8", "--prior_layers", "2", "--device", "cpu", "--amp", "false"]
+SMALL += ["--prior_sketch_block", "4", "--prior_sketch_codes", "8"]
+SMALL += ["--prior_sketch_channels", "8", "--prior_sketch_layers", "2"]
 
 
 def tensors_of(content: object) -> list[torch.Tensor]:

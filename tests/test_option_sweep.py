@@ -59,15 +59,16 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("split_seed seed", ["0", "4294967295"], [*_NO_WHOLE, "-1", "4294967296", "None"]),
     (
         "num_pictures batch_size tile_size max_epochs val_interval patch_size stride embedding_dim prior_channels "
-        "prior_layers num_samples",
+        "prior_layers num_samples prior_sketch_channels prior_sketch_layers",
         ["1", "64"],
         [*_NO_WHOLE, "0", "-1", "None"],
     ),
     ("num_workers early_stop prior_attention_every prior_views", ["0", "4"], [*_NO_WHOLE, "-1", "None"]),
+    ("prior_sketch_block", ["0", "2", "4", "64"], [*_NO_WHOLE, "-2", "1", "3", "66", "None"]),
     ("max_minutes", ["0.5", "1", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     ("learning_rate predictability_weight guidance_scale", ["0", "0.5", "1e-3"], [*_NO_NUMBERS, "-1", BIG, "1e308"]),
     ("affine_prob intensity_prob flip_prob translate_range", ["0", "1", "0.5"], _NO_SHARES),
-    ("prior_dropout condition_dropout", ["0", "0.9"], [*_NO_SHARES, "1"]),
+    ("prior_dropout condition_dropout prior_sketch_dropout", ["0", "0.9"], [*_NO_SHARES, "1"]),
     ("rotate_range scale_range", ["0", "0.1", "[-0.1,0.2]"], _NO_PAIRS),
     ("gamma_range", ["1.5", "[0.8,1.25]"], [*_NO_PAIRS, "0", "1", "[0,1]", "[-1,1]"]),
     ("spatial_size", ["128", "[160,128]", "(32,32)", "None"], [*_NO_WHOLE, "0", "-1", "[1,2,3]", "[0,1]", "big"]),
@@ -77,7 +78,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         ["0", "2", "[1,2]"],
         [*_NO_NUMBERS, "-1", BIG, "[-1]", "['a']", "1.5", "None"],
     ),
-    ("num_embeddings", ["2", "512"], [*_NO_WHOLE, "1", "0", "-1", "None"]),
+    ("num_embeddings prior_sketch_codes", ["2", "512"], [*_NO_WHOLE, "1", "0", "-1", "None"]),
     ("background", ["0", "-1", "0.5", "None"], [*_NO_NUMBERS, BIG, "[0]"]),
     ("prior_kernel_size", ["3", "5"], [*_NO_WHOLE, "4", "1", "-3", "None"]),
     (

@@ -41,6 +41,7 @@ OF_STAGE: dict[str, dict[str, Any]] = {
     },
     "prior": {
         "prior_channels": 8, "prior_layers": 2, "prior_dropout": 0.1, "prior_views": 2,
+        "prior_sketch_block": 4, "prior_sketch_codes": 8, "prior_sketch_channels": 8, "prior_sketch_layers": 2,
         "conditions": ["slice"], "condition_dropout": 0.5, "flip_prob": 0.5,
     },
 }  # fmt: skip

@@ -24,6 +24,7 @@ from monai_vqprior.engines.checkpoints import (
     unwrap,
 )
 from monai_vqprior.engines.memory import keep_freed_memory
+from monai_vqprior.engines.priors import start_prior
 from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
 from monai_vqprior.engines.settings import check_conditions, component_config, read_settings, write_settings
 from monai_vqprior.engines.setup import (
@@ -73,6 +74,7 @@ __all__ = [
     "read_weights",
     "select_device",
     "single_process",
+    "start_prior",
     "start_processes",
     "state_to_resume",
     "tell_of_another_autoencoder",

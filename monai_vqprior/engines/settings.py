@@ -230,16 +230,22 @@ def _check_memory(settings: Mapping[str, Any]) -> None:
     ) ** 2
     blocks = levels * (largest("num_encoder_blocks") + largest("num_decoder_blocks"))
     kernel = largest("prior_kernel_size") ** 2
-    codes = largest("num_embeddings")
+    codes, sketch_codes = largest("num_embeddings"), largest("prior_sketch_codes")
     arrays = {
         "num_embeddings and embedding_dim": codes * largest("embedding_dim"),
         "channels and patch_size": largest("channels") * largest("patch_size") ** 2,
         "prior_channels and num_embeddings": largest("prior_channels") * codes,
+        "prior_channels and prior_sketch_block": (largest("prior_channels") * largest("prior_sketch_block")) ** 2,
+        "prior_sketch_channels and prior_sketch_codes": largest("prior_sketch_channels") * sketch_codes,
+        "prior_sketch_codes and embedding_dim": 4 * sketch_codes * largest("embedding_dim"),
         "spatial_size and num_embeddings": positions * codes if settings.get("prior_position_logits") else 0,
     }
     layers = {
         "channels and the numbers of blocks": 2 * 9 * largest("channels") ** 2 * blocks,
         "prior_channels and prior_layers": 4 * kernel * largest("prior_channels") ** 2 * largest("prior_layers"),
+        "prior_sketch_channels and prior_sketch_layers": (
+            40 * largest("prior_sketch_channels") ** 2 * largest("prior_sketch_layers")
+        ),
     }
     for part, most in ((arrays, _MOST_NUMBERS), (layers, _MOST_IN_LAYERS)):
         for names, numbers in part.items():

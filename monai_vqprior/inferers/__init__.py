@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from monai_vqprior.inferers.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
 from monai_vqprior.inferers.likelihood import code_log_likelihood, code_map, reading_order
-from monai_vqprior.inferers.prior import VQPriorInferer
+from monai_vqprior.inferers.prior import VQPriorInferer, num_draws
 from monai_vqprior.inferers.tokenizer import (
     ConstantInferer,
     MixedPrecisionInferer,
@@ -35,6 +35,7 @@ __all__ = [
     "guide",
     "keep_top_k",
     "keep_top_p",
+    "num_draws",
     "reading_order",
     "sample_uniforms",
 ]

@@ -29,7 +29,7 @@ from monai_vqprior.inferers.rows import NOTHING, Rows, condition_rows, given_row
 from monai_vqprior.inferers.workers import map_in_workers
 from monai_vqprior.losses import code_bits
 
-__all__ = ["VQPriorInferer"]
+__all__ = ["VQPriorInferer", "num_draws"]
 
 
 class VQPriorInferer(Inferer):
@@ -197,6 +197,8 @@ class VQPriorInferer(Inferer):
 
         Codes are completed in raster order: a code that is drawn knows the codes before it, given or drawn, and none of
         those after it. So what is given below a hole does not inform it; a hole at the lower end knows all the rest.
+        A :class:`~monai_vqprior.networks.HierarchicalPrior` draws the sketch so, of the blocks that are not wholly
+        given, and then the codes, which know all of the sketch.
 
         Args:
             network: prior that turns grids (B, *grid) into logits (B, K, *grid); logits at a position must depend on
@@ -288,7 +290,7 @@ class VQPriorInferer(Inferer):
             drawn = (self._sample_tile(network, seed, rows, size, tile, report) for tile in tiles)
         for (_, pairs), grids in zip(tiles, drawn, strict=True):
             if self.num_workers:
-                for _ in range(math.prod(size)):
+                for _ in range(num_draws(network, size)):
                     report()
             yield [row for row, _ in pairs], grids[[place for _, place in pairs]]
 
@@ -305,7 +307,7 @@ class VQPriorInferer(Inferer):
         """All grids of a tile, (tile_size, *grid), of which some are asked for, by row and place."""
         device = next(network.parameters()).device
         number = self.tile_size
-        length = math.prod(size)
+        length = num_draws(network, size)
         first, asked = tile[0] * number, tile[1]
         conditions = tile_rows(rows, {place: row for row, place in asked}, number)
         uniforms = np.stack([sample_uniforms(seed, first + place, length) for place in range(number)], axis=1)
@@ -313,9 +315,11 @@ class VQPriorInferer(Inferer):
 
         kept: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * length  # mask and codes (tile,)
         if "mask" in conditions:
-            mask, given = (conditions.pop(name).flatten(1).t() for name in ("mask", "given"))  # (positions, tile)
-            some = mask.any(1).tolist()
-            pairs = zip(mask.to(device), given.to(device), strict=True)
+            given, mask = (conditions.pop(name).to(device) for name in ("given", "mask"))  # (tile, *grid)
+            if hasattr(network, "given_draws"):
+                given, mask = network.given_draws(given, mask)
+            some = mask.flatten(1).any(0).tolist()
+            pairs = zip(mask.flatten(1).t(), given.flatten(1).t(), strict=True)  # of each draw, (tile,)
             kept = [pair if any_kept else None for pair, any_kept in zip(pairs, some, strict=True)]
         guided = self.guidance_scale != 1
 
@@ -359,6 +363,11 @@ class VQPriorInferer(Inferer):
         if self.top_p is not None and self.top_p < 1:
             probabilities = keep_top_p(probabilities, self.top_p)
         return draw_codes(probabilities, uniforms)
+
+
+def num_draws(network: Any, size: Sequence[int]) -> int:
+    """Random numbers that a grid of a network is made from: its own ``num_draws``, or one for each of its codes."""
+    return getattr(network, "num_draws", math.prod(size))
 
 
 def _grid_size(network: Any, spatial_size: Sequence[int] | None) -> tuple[int, ...]:

@@ -39,15 +39,21 @@ def code_bits(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 class BitsPerCodeLoss(nn.Module):
     """Loss of stage 2: the cross-entropy of the codes in bits a code, so that the loss reads as a rate."""
 
-    def forward(self, logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, prediction: torch.Tensor | tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor
+    ) -> torch.Tensor:
         """
         Mean over a batch.
 
         Args:
-            logits: (B, K, *grid).
+            prediction: logits (B, K, *grid); or a pair of them and the bits a code that are spent besides, a scalar,
+                as a :class:`~monai_vqprior.networks.HierarchicalPrior` returns in training mode.
             codes: (B, *grid), integers in 0..K-1.
 
         Returns:
             a scalar, in bits.
         """
-        return code_bits(logits, codes).mean()
+        if isinstance(prediction, torch.Tensor):
+            return code_bits(prediction, codes).mean()
+        logits, besides = prediction
+        return code_bits(logits, codes).mean() + besides

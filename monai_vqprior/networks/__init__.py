@@ -15,22 +15,29 @@ from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.autoencoder import AutoencoderVQ, PreactivationBlock
 from monai_vqprior.networks.causal import CausalConv, GatedLayer
 from monai_vqprior.networks.codebook import CosineCodebook, EMACodebook
+from monai_vqprior.networks.context import CodeContext
 from monai_vqprior.networks.fsq import FSQCodebook
 from monai_vqprior.networks.gradients import RotationTrick, StraightThrough
+from monai_vqprior.networks.hierarchical import HierarchicalPrior, make_prior
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 from monai_vqprior.networks.predictability import unpredicted_share
+from monai_vqprior.networks.sketch import CodeSketch
 
 __all__ = [
     "AutoencoderVQ",
     "CausalAttention",
     "CausalConv",
+    "CodeContext",
+    "CodeSketch",
     "CosineCodebook",
     "EMACodebook",
     "FSQCodebook",
     "GatedLayer",
     "GatedPixelCNN",
+    "HierarchicalPrior",
     "PreactivationBlock",
     "RotationTrick",
     "StraightThrough",
+    "make_prior",
     "unpredicted_share",
 ]

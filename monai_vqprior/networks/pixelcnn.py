@@ -23,9 +23,9 @@ from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.attention import CausalAttention
-from monai_vqprior.networks.causal import CausalConv, GatedLayer, shift
+from monai_vqprior.networks.causal import GatedLayer, shift
 from monai_vqprior.networks.condition_dropout import drop_conditions
-from monai_vqprior.networks.stepper import HeadStepper, PositionStepper, RowStepper
+from monai_vqprior.networks.raster import RasterRun
 
 __all__ = ["GatedPixelCNN"]
 
@@ -61,6 +61,12 @@ class GatedPixelCNN(nn.Module):
         skip_connections: the head also reads what passed the gates of the last stack in each layer.
         position_logits: the network's logits are corrections to those of :meth:`start_from`, a histogram for each
             position, and not the whole of what it knows.
+        context_network: makes of a *spatial context*, known before the first code, a map (B, C, *spatial) that is added
+            to the input of every stack, like a position embedding that differs from grid to grid. It need not be
+            causal: every logit may know all of the context. Such as :class:`~monai_vqprior.networks.CodeContext`, for
+            a sketch of the grid or the grid of a neighboring slice; any module that takes one tensor (B, ...) and
+            returns such a map. None for a network without.
+        context_dropout: probability that the context of a grid is withheld in training, never in evaluation mode.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -87,6 +93,8 @@ class GatedPixelCNN(nn.Module):
         condition_dropout: float = 0.0,
         skip_connections: bool = False,
         position_logits: bool = False,
+        context_network: nn.Module | None = None,
+        context_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -103,9 +111,14 @@ class GatedPixelCNN(nn.Module):
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
         if any(size < 1 for size in self.spatial_size):
             raise InputError(f"spatial_size must be positive, got {spatial_size}.")
+        #: random numbers that a grid is made from, one for each code.
+        self.num_draws: int = math.prod(self.spatial_size)
         if not 0 <= condition_dropout < 1:
             raise InputError(f"condition_dropout must be at least 0 and less than 1, got {condition_dropout}.")
+        if not 0 <= context_dropout < 1:
+            raise InputError(f"context_dropout must be at least 0 and less than 1, got {context_dropout}.")
         self.condition_dropout = condition_dropout
+        self.context_dropout = context_dropout
         self.num_classes = tuple(num_classes)
         self.num_values = num_values
 
@@ -125,20 +138,27 @@ class GatedPixelCNN(nn.Module):
             nn.SiLU(), pointwise(channels, channels, 1), nn.SiLU(), pointwise(channels, num_embeddings, 1)
         )
         self.skip = pointwise(num_layers * channels, channels, 1) if skip_connections else None
-        logits = torch.zeros(1, num_embeddings, *self.spatial_size) if position_logits else None
+        # In half precision: a histogram of a few thousand grids is not known to more digits, and it is the largest part
+        # of a small network's file.
+        logits = torch.zeros(1, num_embeddings, *self.spatial_size, dtype=torch.half) if position_logits else None
         self.position_logits: torch.Tensor | None
         self.register_buffer("position_logits", logits)
 
         # One embedding a class, one direction a value; each value also has an indicator that tells 0 from missing.
         self.class_embeddings = nn.ModuleList(nn.Embedding(number, channels) for number in self.num_classes)
         self.value_embedding = nn.Linear(2 * num_values, channels, bias=False) if num_values else None
+        self.context_network = context_network
         conditional = bool(self.num_classes) or num_values > 0
         self.condition_heads = nn.ModuleList(
             nn.Linear(channels, 2 * channels, bias=False) for _ in range(num_layers if conditional else 0)
         )
 
     def forward(
-        self, codes: torch.Tensor, labels: torch.Tensor | None = None, values: torch.Tensor | None = None
+        self,
+        codes: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Logits of every position given the codes before it.
@@ -148,9 +168,11 @@ class GatedPixelCNN(nn.Module):
                 MONAI's checks and its ONNX export feed every network with floats.
             labels: (B, number of labels), a class for each label, -1 where it is not known; None when none is known.
             values: (B, num_values), NaN where a value is not known; None when none is known.
+            context: what the context network takes, (B, ...). A grid of which no number of the context is 0 or more
+                (codes of -1, or NaN) is one without context; None when none has any.
 
         Returns:
-            (B, K, *spatial); position i depends on the codes before i alone.
+            (B, K, *spatial); position i depends on the codes before i, and on all of the context.
 
         Raises:
             ValueError: when the shapes do not fit the network.
@@ -159,7 +181,8 @@ class GatedPixelCNN(nn.Module):
             size = _listed(list(self.position.shape[2:]))
             raise ValueError(f"codes must be (B, {size}), got ({_listed(list(codes.shape))}).")
         embedded = self.embedding(codes.long()).movedim(-1, 1)  # (B, *spatial, C) -> (B, C, *spatial)
-        stacks = [shift(embedded, axis) + self.position for axis in range(self.spatial_dims)]
+        places = self._places(codes.shape[0], context)
+        stacks = [shift(embedded, axis) + places for axis in range(self.spatial_dims)]
         conditions = self._conditions(codes.shape[0], labels, values)
         gated: list[torch.Tensor] = []
         for index, (layer, attention) in enumerate(zip(self.layers, self.attentions)):  # noqa: B905 (TorchScript)
@@ -233,6 +256,7 @@ class GatedPixelCNN(nn.Module):
         batch_size: int,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Fill grids in raster order, each position computed once.
@@ -246,15 +270,32 @@ class GatedPixelCNN(nn.Module):
             batch_size: number of grids, B.
             labels: as in :meth:`forward`.
             values: as in :meth:`forward`.
+            context: as in :meth:`forward`.
 
         Returns:
             codes, (B, *spatial) int64.
         """
         codes = torch.zeros(batch_size, *self.spatial_size, dtype=torch.long, device=self.position.device)
         conditions = self._conditions(batch_size, labels, values)
-        run = _Run(self, choose, conditions, batch_size)
-        run.advance(0, codes, self.position, [None] * len(self.layers), 0)
+        run = RasterRun(self, choose, conditions, batch_size)
+        run.advance(0, codes, self._places(batch_size, context), [None] * len(self.layers), 0)
         return codes
+
+    def _places(self, batch_size: int, context: torch.Tensor | None) -> torch.Tensor:
+        """What to add to the codes at each position, (1 or B, C, *spatial): its embedding, and that of the context."""
+        network = self.context_network
+        if network is None or context is None:
+            if context is not None:
+                raise ValueError("a context needs a network with a context_network.")
+            return self.position
+        if context.shape[0] != batch_size:
+            raise ValueError(f"context must be of {batch_size} grids, got {context.shape[0]}.")
+        known = (context >= 0).flatten(1).any(1)  # (B,)
+        if not torch.jit.is_scripting() and self.training and self.context_dropout > 0:
+            known = known & (torch.rand(batch_size, device=context.device) >= self.context_dropout)
+        shape = [batch_size, 1]
+        shape += [1] * self.spatial_dims
+        return self.position + torch.where(known.view(shape), network(context), 0.0)
 
     def _conditions(
         self, batch_size: int, labels: torch.Tensor | None, values: torch.Tensor | None
@@ -290,100 +331,3 @@ class GatedPixelCNN(nn.Module):
 def _listed(sizes: list[int]) -> str:
     """Sizes as an error message names them."""
     return ", ".join([str(size) for size in sizes])
-
-
-class _Run:
-    """One call of :meth:`GatedPixelCNN.generate`: what stays the same from its first position to its last."""
-
-    def __init__(
-        self,
-        network: GatedPixelCNN,
-        choose: Callable[[int, torch.Tensor], torch.Tensor],
-        conditions: list[torch.Tensor | None],
-        batch_size: int,
-    ) -> None:
-        self.layers = [cast(GatedLayer, layer) for layer in network.layers]
-        self.embedding = network.embedding.weight
-        self.head = HeadStepper(network.head, network.skip, network.position_logits)
-        self.spatial_dims = network.spatial_dims
-        self.choose = choose
-        self.conditions = conditions
-        attentions = [after if isinstance(after, CausalAttention) else None for after in network.attentions]
-        self.rows = RowStepper(self.layers, conditions, batch_size, network.spatial_size)
-        self.stepper = PositionStepper(
-            self.layers, attentions, self.rows.contexts, network.spatial_size, network.skip is not None
-        )
-
-    def advance(
-        self,
-        axis: int,
-        codes: torch.Tensor,
-        position: torch.Tensor,
-        links: Sequence[torch.Tensor | None],
-        first: int,
-    ) -> None:
-        """
-        Run stack ``axis`` slice by slice, and inside each slice the stacks of the axes after it.
-
-        Args:
-            axis: the stack to run.
-            codes: the part of the grids that this run fills, (B, *spatial) with size 1 along the axes before ``axis``.
-            position: the position embedding of that part, (1, C, *spatial).
-            links: what the stack before says to each layer, (B, 2C, *spatial), or None for the first stack.
-            first: position in raster order of the first code of the part.
-        """
-        if axis == self.spatial_dims - 2:
-            self.fill_rows(codes, position, links, first)
-            return
-        length = codes.shape[axis + 1]
-        stride = codes[0].numel() // length  # positions in one slice
-        caches: list[torch.Tensor | None] = [None] * len(self.layers)
-        for i in range(length):
-            x = position.narrow(axis + 2, i, 1)
-            if i > 0:
-                x = F.embedding(codes.narrow(axis + 1, i - 1, 1), self.embedding).movedim(-1, 1) + x
-            x = x.expand(len(codes), *x.shape[1:])
-            inner: list[torch.Tensor | None] = []
-            for index, layer in enumerate(self.layers):
-                link = links[index]
-                conv = cast(CausalConv, layer.convs[axis])
-                cache = caches[index]
-                gate, caches[index] = conv.step(x, conv.start(x) if cache is None else cache)
-                link = None if link is None else link.narrow(axis + 2, i, 1)
-                gate = layer.add_context(gate, link, self.conditions[index])
-                inner.append(layer.links[axis](gate))
-                x = x + layer.outs[axis](layer.through_gate(gate))
-            part, place = codes.narrow(axis + 1, i, 1), position.narrow(axis + 2, i, 1)
-            self.advance(axis + 1, part, place, inner, first + i * stride)
-
-    def fill_rows(
-        self, codes: torch.Tensor, position: torch.Tensor, links: Sequence[torch.Tensor | None], first: int
-    ) -> None:
-        """Run the last two stacks, row by row and in each row position by position; arguments as in :meth:`advance`."""
-        lines = codes.flatten(1, -2)  # (B, rows, L), a view
-        places = position[0].flatten(1, -2).permute(1, 2, 0).contiguous()  # (rows, L, C)
-        length = lines.shape[2]
-        for i in range(lines.shape[1]):
-            x = places[i][:, None].expand(-1, len(codes), -1)
-            if i > 0:
-                x = F.embedding(lines[:, i - 1].t(), self.embedding) + x
-            self.rows.step(i, x, [None if link is None else link.narrow(-2, i, 1) for link in links])
-            self.fill_line(lines[:, i], places[i], first + i * length)
-
-    def fill_line(self, line: torch.Tensor, places: torch.Tensor, first: int) -> None:
-        """
-        Run the last stack along a line, position by position.
-
-        Args:
-            line: the codes to fill, (B, L).
-            places: the position embedding of the line, (L, C).
-            first: position in raster order of its first code.
-        """
-        columns = line.unbind(1)
-        x = places[0].expand(len(line), -1)
-        for j, (column, place) in enumerate(zip(columns, places.unbind(0), strict=True)):
-            if j > 0:
-                x = self.embedding.index_select(0, columns[j - 1]).add_(place)
-            features = self.stepper.step(j, first + j, x)
-            logits = self.head.step(first + j, features, self.stepper.gated)
-            column.copy_(self.choose(first + j, logits))

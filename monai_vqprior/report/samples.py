@@ -27,7 +27,7 @@ from monai_vqprior.engines import component_config, fingerprint, joined_processe
 from monai_vqprior.errors import InputError, needs_extra
 from monai_vqprior.files import atomic_path, read_json, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
-from monai_vqprior.inferers import VQPriorInferer
+from monai_vqprior.inferers import VQPriorInferer, num_draws
 from monai_vqprior.inferers.rows import Rows, condition_rows
 from monai_vqprior.transforms import LoadSlice
 from monai_vqprior.values import PLAIN, check_setting
@@ -104,7 +104,7 @@ def write_samples(
     }
     output = Path(output_dir)
     autoencoder.eval()
-    number, length = inferer.tile_size, math.prod(prior.spatial_size)
+    number, length = inferer.tile_size, num_draws(prior, prior.spatial_size)
     with joined_processes() as processes:
         processes.first(lambda: _claim(output, settings, overwrite, resume))
         starts = range(processes.rank * number, num_samples, processes.size * number)

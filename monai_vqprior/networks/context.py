@@ -1,0 +1,134 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+from monai.networks.layers.factories import Conv
+from monai.utils import ensure_tuple_rep
+
+from monai_vqprior.errors import InputError
+from monai_vqprior.networks.autoencoder import PreactivationBlock, unfold
+
+__all__ = ["CodeContext"]
+
+
+class _Source(nn.Module):
+    """One grid of codes as a map of features: embedded where it is coarse, and brought to the size of the fine grid."""
+
+    def __init__(
+        self, spatial_dims: int, num_embeddings: int, size: Sequence[int], stride: int, channels: int, num_blocks: int
+    ) -> None:
+        super().__init__()
+        pointwise = Conv[Conv.CONV, spatial_dims]
+        self.stride = stride
+        self.embedding = nn.Embedding(num_embeddings + 1, channels)  # the last one for codes that are not known
+        self.position = nn.Parameter(torch.zeros(1, channels, *size))
+        self.blocks = nn.Sequential(*(PreactivationBlock(spatial_dims, channels) for _ in range(num_blocks)))
+        self.up = pointwise(channels, channels * stride**spatial_dims, 1)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """(B, *fine), each code repeated over its block, -1 where it is not known -> (B, C, *coarse * stride)."""
+        for axis in range(1, codes.dim()):
+            length = codes.shape[axis]
+            codes = codes.index_select(axis, torch.arange(0, length, self.stride, device=codes.device))
+        unknown = self.embedding.num_embeddings - 1
+        embedded = self.embedding(torch.where(codes < 0, unknown, codes).long()).movedim(-1, 1)  # (B, C, *coarse)
+        return unfold(self.up(self.blocks(embedded + self.position)), self.stride)
+
+
+class CodeContext(nn.Module):
+    """
+    What grids of codes that are known beforehand tell a prior, as a map of features for each position of its grid.
+
+    Every grid is embedded with its positions, passes residual blocks at its own resolution, and is brought to that of
+    the prior's grid; their sum passes further blocks there. Nothing is causal: each position knows all of the context.
+    Such grids are a sketch of the slice (a coarse grid, drawn first), the grid of the slice below, the part of a grid
+    that is given, or a label map.
+
+    Args:
+        num_embeddings: number of codes of each grid; one number for a single grid.
+        spatial_size: size of the prior's grid, one number for all axes or one an axis.
+        channels: channels of the prior, C.
+        strides: positions of the prior's grid along each axis that one code of the context stands for, one number for
+            each grid.
+        num_blocks: residual blocks of each grid.
+        num_fine_blocks: residual blocks of their sum.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ValueError: when an argument is out of its range, or there is not one stride for each grid.
+
+    Example:
+        >>> context = CodeContext(num_embeddings=[512, 256], spatial_size=32, channels=8, strides=[4, 1])
+        >>> context(torch.randint(256, (2, 2, 32, 32))).shape
+        torch.Size([2, 8, 32, 32])
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int | Sequence[int] = 512,
+        spatial_size: int | Sequence[int] = 32,
+        channels: int = 64,
+        strides: int | Sequence[int] = 4,
+        num_blocks: int = 3,
+        num_fine_blocks: int = 1,
+        spatial_dims: int = 2,
+    ) -> None:
+        super().__init__()
+        numbers = [num_embeddings] if isinstance(num_embeddings, int) else list(num_embeddings)
+        steps = [strides] if isinstance(strides, int) else list(strides)
+        if not numbers or len(numbers) != len(steps):
+            raise InputError(
+                f"num_embeddings and strides must have one number for each grid, got {numbers} and {steps}."
+            )
+        if min(*numbers, *steps) < 1:
+            raise InputError(f"num_embeddings and strides must be positive, got {numbers} and {steps}.")
+        if num_blocks < 0 or num_fine_blocks < 0:
+            raise InputError(f"numbers of blocks must not be negative, got {num_blocks} and {num_fine_blocks}.")
+        self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
+        self.sources = nn.ModuleList(
+            _Source(spatial_dims, number, [-(-size // step) for size in self.spatial_size], step, channels, num_blocks)
+            for number, step in zip(numbers, steps, strict=True)
+        )
+        self.blocks = nn.Sequential(*(PreactivationBlock(spatial_dims, channels) for _ in range(num_fine_blocks)))
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """
+        The map of a context.
+
+        Args:
+            context: (B, number of grids, *spatial) integers. A code of a coarse grid stands at each of the positions of
+                its block; -1 where a code is not known.
+
+        Returns:
+            (B, C, *spatial).
+
+        Raises:
+            ValueError: when the shape is another.
+        """
+        if context.dim() != len(self.spatial_size) + 2 or context.shape[1] != len(self.sources):
+            raise ValueError(f"context must be (B, {len(self.sources)}, ...), got {list(context.shape)}.")
+        for axis, size in enumerate(self.spatial_size):
+            if context.shape[axis + 2] != size:
+                raise ValueError(f"context must be of size {list(self.spatial_size)}, got {list(context.shape)}.")
+        features: list[torch.Tensor] = []
+        for index, source in enumerate(self.sources):
+            part = source(context[:, index])
+            for axis, size in enumerate(self.spatial_size):
+                part = part.narrow(axis + 2, 0, size)
+            features.append(part)
+        total = features[0]
+        for part in features[1:]:
+            total = total + part
+        return self.blocks(total)
