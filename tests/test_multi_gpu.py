@@ -95,7 +95,7 @@ def test_processes_train_one_network(stage: str, together: Path, phantom: Path) 
 
 
 def test_weights_are_those_of_the_networks_themselves(together: Path) -> None:
-    for name, key in {"model": "codebook.embedding", "prior": "embedding.weight"}.items():
+    for name, key in {"model": "codebook.embedding", "prior": "code_prior.embedding.weight"}.items():
         weights = torch.load(together / "models" / f"{name}.pt", weights_only=True)
         assert not any(key.startswith("module.") for key in weights)
         assert key in weights, list(weights)
