@@ -123,7 +123,6 @@ class CodeSketch(nn.Module):
                 self.codebook(described)
         self.codebook.train(training)
 
-    @torch.jit.export
     def _pad(self, x: torch.Tensor, mode: str) -> torch.Tensor:
         """Values (B, C, *spatial) made up to whole blocks at the end of each axis."""
         pad: list[int] = []
