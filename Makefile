@@ -15,8 +15,9 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/vqprior demo --output_dir output/demo --overwrite
 
+# On all cores, four at most: each worker loads torch. An idle worker takes tests of a busy one.
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
 
 # What MONAI's model zoo asks of a bundle, and the exports of both networks.
 zoo-check: $(STAMP)

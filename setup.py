@@ -60,6 +60,7 @@ setup(
         "test": [
             "pytest",
             "pytest-cov",
+            "pytest-xdist",
             "hypothesis",
             "einops",
             "jsonschema",
