@@ -304,6 +304,8 @@ def _prepare(options: argparse.Namespace) -> None:
         pattern=options.pattern,
         skip_bad=options.skip_bad,
         overwrite=options.overwrite,
+        split_by=options.split_by,
+        subject_pattern=options.subject_pattern,
     )
     print(summary)
 

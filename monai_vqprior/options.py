@@ -41,9 +41,15 @@ STAGES = ("vqvae", "prior")
 
 #: Settings that the command itself reads, before a configuration is evaluated.
 _READ_HERE = {
-    "ckpt", "ckpt_prior", "conditions", "dataset_dir", "output_dir", "overwrite", "pretrained", "resume", "split_seed"
+    "ckpt", "ckpt_prior", "conditions", "dataset_dir", "output_dir", "overwrite", "pretrained", "resume", "split_seed",
+    "split_by", "subject_pattern",
 }  # fmt: skip
 
+_SPLIT_BY = "file deals files one by one whose subject nothing tells (default: subject, which refuses them)"
+_SUBJECT_PATTERN = (
+    "finds the subject in the path of each file below the folder: the group (?P<subject>...) or the first one (default: "
+    "names of BIDS, OASIS and ADNI, names such as patient7, folders)"
+)
 _EPILOG = (
     "Any other --key value overrides that key of the bundle's configuration, for instance --batch_size 8, "
     "--learning_rate 0.0005 or --train#loss#ssim_weight 2. A value may be an expression of MONAI's, such as '$2 * 8' "
@@ -161,6 +167,8 @@ def command_parser() -> argparse.ArgumentParser:
             about = "folder of the slices, or of keras_png_slices_{train,validate,test}"
             _setting(command, "dataset_dir", about, required=True)
             _setting(command, "skip_bad", "leave out and count slices that cannot be used")
+            _setting(command, "split_by", _SPLIT_BY)
+            _setting(command, "subject_pattern", _SUBJECT_PATTERN)
         _setting(command, "output_dir", "folder for the results (default: output)")
         _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
         _setting(command, "overwrite", "replace the results of an earlier run")
@@ -251,6 +259,8 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     add("seed", "seed of the split (default: 0)", default=0)
     add("subjects_csv", "table of subjects to join, such as OASIS-1's own", metavar="FILE")
     add("pattern", "file names to take, such as '*_T1w.nii.gz'")
+    add("split_by", _SPLIT_BY, default="subject")
+    add("subject_pattern", _SUBJECT_PATTERN)
     command.add_argument("--skip_bad", action="store_true", help="leave out and count volumes that cannot be used")
     command.add_argument("--overwrite", action="store_true", help="replace earlier slices in the folder")
 

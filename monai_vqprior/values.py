@@ -24,11 +24,12 @@ from typing import Any
 from monai_vqprior.errors import InputError
 
 __all__ = [
-    "PHANTOM", "PREPARE", "SETTINGS", "Kind", "check_setting", "check_settings", "check_values", "is_expression",
-    "literal", "shown",
+    "PHANTOM", "PREPARE", "SETTINGS", "SUBJECT_PATTERN", "Kind", "check_setting", "check_settings", "check_values",
+    "is_expression", "literal", "shown",
 ]  # fmt: skip
 
 _LONGEST = 100  # characters of a value in a message
+_LONGEST_PATTERN = 200
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,28 @@ def _are_conditions(value: Any) -> bool:
     )
 
 
+def _finds_subjects(value: Any) -> bool:
+    # Of a configuration's text MONAI evaluates what begins with $, and resolves or rewrites the others.
+    if not isinstance(value, str) or not value.isprintable() or value.startswith("$") or set(value) & set("@%#"):
+        return False
+    if len(value) > _LONGEST_PATTERN or "::" in value:
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a pattern may mean in versions to come
+            return re.compile(value).groups > 0
+    except (re.error, OverflowError, RecursionError):
+        return False
+
+
+#: a regular expression for the path of a file, which finds the subject.
+SUBJECT_PATTERN = Kind(
+    f"a regular expression of at most {_LONGEST_PATTERN} signs with a group, such as (patient\\d+)/, without @, %, # "
+    "and with no $ at its begin",
+    _finds_subjects,
+)
+#: what is dealt to the splits.
+SPLIT_BY = choice("subject", "file")
 #: names of columns, as a user gives them, or the fitted conditions of a trained prior.
 CONDITIONS = Kind("a list of names of columns, such as [dementia,slice]", _are_conditions)
 
@@ -234,6 +257,8 @@ SETTINGS: dict[str, Kind] = {
     "metrics_file": PATH,
     "split": choice("train", "validate", "test", "all"),
     "split_seed": _SEED,
+    "split_by": SPLIT_BY,
+    "subject_pattern": optional(SUBJECT_PATTERN),
     "overwrite": FLAG,
     "resume": FLAG,
     "skip_bad": FLAG,
@@ -327,6 +352,8 @@ PREPARE: dict[str, Kind] = {
     "seed": _SEED,
     "subjects_csv": optional(PATH),
     "pattern": optional(TEXT),
+    "split_by": SPLIT_BY,
+    "subject_pattern": optional(SUBJECT_PATTERN),
 }
 
 #: What the arguments of :func:`monai_vqprior.data.write_phantom` and the options of ``vqprior phantom`` may be.

@@ -90,7 +90,7 @@ def test_network_definitions_agree() -> None:
     assert definition == inference["network_def"]
     rebuilt = {
         "spatial_size", "channels", "patch_size", "num_encoder_blocks", "num_decoder_blocks", "num_embeddings",
-        "embedding_dim", "codebook",
+        "embedding_dim", "codebook", "split_by", "subject_pattern",
     }  # fmt: skip
     assert set(train["settings"]) == rebuilt
     for key in ("stride", *rebuilt):
@@ -203,7 +203,14 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         },
         **SMALL_PRIOR,
         "conditions": [],
+        "split_by": "subject",
+        "subject_pattern": None,
     }
+    rule = json.loads((trained / "splits.json").read_text())
+    assert (rule["rule"], rule["subjects"], rule["dealt"]) == ("numbered names (patient7, case_441)", 8, False)
+    assert len(rule["examples"]) == 3
+    for subject, path in rule["examples"].items():
+        assert Path(path).name.startswith(f"{subject}_slice_")
     rows = (trained / "splits.csv").read_text().splitlines()
     assert len(rows) == 1 + 8 * 4
     assert list((trained / "tensorboard" / "vqvae").iterdir())

@@ -56,6 +56,28 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         ["true", "False", "TRUE"],
         _NO_FLAGS,
     ),
+    ("split_by", ["subject", "file"], ["", "subjects", "File", "0", "None", "['file']"]),
+    (
+        "subject_pattern",
+        ["None", r"(patient\d+)/", r"(?P<subject>[^/]+)/.*\.png$"],
+        [
+            "",
+            " ",
+            "abc",
+            "(",
+            "(?:a)",
+            "*",
+            "[",
+            r"$(\d+)",
+            "(a)@b",
+            "(a)#",
+            "(a)%",
+            "(?P<a>b)::",
+            "\0",
+            "(" * 500,
+            "(a)" * 99,
+        ],
+    ),
     ("split_seed seed", ["0", "4294967295"], [*_NO_WHOLE, "-1", "4294967296", "None"]),
     (
         "num_pictures batch_size tile_size max_epochs val_interval patch_size stride embedding_dim prior_channels "

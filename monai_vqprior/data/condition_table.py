@@ -28,7 +28,7 @@ __all__ = ["ConditionTable"]
 
 logger = logging.getLogger(__name__)
 
-#: the condition that every data set has: where a slice lies among the slices of its subject, from 0 to 1.
+#: the condition that every data set has: where a slice lies among the slices of its scan, from 0 to 1.
 _POSITION = "slice"
 _ID_COLUMNS = ("case", *ID_COLUMNS)
 #: columns that say which slice it is, not what it shows; and what a batch has under names of its own.
@@ -48,7 +48,7 @@ class ConditionTable:
 
     ``case`` is ``441`` or ``case_441`` for ``case_441_slice_0.nii.png``; for slices of other names it is their subject
     (``sub-01``), and the column may be called ``subject``, ``participant_id`` or ``ID``. Besides, ``slice`` is known of
-    every slice: its place among those of its subject, 0 for the first and 1 for the last.
+    every slice: its place among those of its scan, 0 for the first and 1 for the last.
 
     A column with text is a class label, one with numbers alone a continuous value. What has no row, or an empty cell,
     is missing; so is a class that the training split has not.
@@ -148,7 +148,7 @@ class ConditionTable:
         of_slice = self._slices[1].get((subject, item["index"]), {})
         cells = {name: of_slice.get(name) or of_subject.get(name, "") for name in names}
         if _POSITION in cells:
-            first, last = self._extent[item["subject"]]
+            first, last = self._extent[self.slices.scan_of(item["image"])]
             cells[_POSITION] = str((item["index"] - first) / (last - first) if last > first else 0.5)
         return cells
 
@@ -164,16 +164,18 @@ class ConditionTable:
 
     @cached_property
     def _extent(self) -> dict[str, tuple[int, int]]:
-        """First and last index of each subject's slices."""
+        """First and last index of each scan's slices."""
         extent: dict[str, tuple[int, int]] = {}
         for item in self.slices.datalist("all"):
-            first, last = extent.get(item["subject"], (item["index"], item["index"]))
-            extent[item["subject"]] = min(first, item["index"]), max(last, item["index"])
+            scan = self.slices.scan_of(item["image"])
+            first, last = extent.get(scan, (item["index"], item["index"]))
+            extent[scan] = min(first, item["index"]), max(last, item["index"])
         return extent
 
     def _read(self, name: str, by_slice: bool) -> tuple[list[str], dict[Hashable, dict[str, str]]]:
-        path = self.slices.dataset_dir / name
-        if not path.is_file():
+        places = [folder / name for folder in (self.slices.dataset_dir, self.slices.root)]
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
             return [], {}
         return read_table(path, _ID_COLUMNS, _slice_key if by_slice else lambda subject, row: _subject_key(subject))
 

@@ -63,7 +63,7 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 
 
 def split_subjects(
-    subjects: Sequence[str], fractions: Mapping[str, float] | None = None, seed: int = 0
+    subjects: Sequence[str], fractions: Mapping[str, float] | None = None, seed: int = 0, hint: str = ""
 ) -> dict[str, list[str]]:
     """
     Deal subjects to splits at random, so that no subject is in two of them.
@@ -72,6 +72,7 @@ def split_subjects(
         subjects: subject names; duplicates count once, and their order does not matter.
         fractions: share of the subjects for each split of :data:`SPLITS`, which sum to 1; 0.8, 0.1, 0.1 by default.
         seed: the same seed deals the same subjects in the same way.
+        hint: what else to say where there are too few subjects.
 
     Returns:
         the subjects of each split, in natural order. With enough subjects no split with a share is empty.
@@ -89,7 +90,8 @@ def split_subjects(
     wanted = [split for split in SPLITS if shares.get(split, 0) > 0]
     names = sorted(set(subjects), key=natural_key)
     if len(names) < len(wanted):
-        raise InputError(f"{len(names)} subjects cannot fill the splits {', '.join(wanted)}: add subjects.")
+        advice = f"add subjects ({hint})." if hint else "add subjects."
+        raise InputError(f"{len(names)} subjects cannot fill the splits {', '.join(wanted)}: {advice}")
 
     # Each wanted split gets one subject first; the rest are dealt by largest remainder.
     targets = np.array([shares[split] * len(names) for split in wanted])

@@ -86,15 +86,51 @@ class Naming:
     Attributes:
         rule: how the subjects were found, in words.
         names: what each path tells.
+        untold: the paths whose subject nothing tells; their own path stands for it.
     """
 
     rule: str
     names: list[ScanName]
+    untold: tuple[str, ...] = ()
+
+    def check_told(self, where: object) -> None:
+        """
+        Refuse to tell apart files of which nobody knows whom they show.
+
+        Args:
+            where: the folder of the data set, for the message.
+
+        Raises:
+            InputError: when nothing tells the subject of some file.
+        """
+        if self.untold:
+            raise InputError(
+                f"nothing tells for certain the subject of {len(self.untold)} of the {len(self.names)} files in "
+                f"{where}, such as {self.untold[0]}: pass --subject_pattern REGEX to find it in the path, or --split_by "
+                "file to deal such files one by one, whoever is on them."
+            )
 
     @property
     def subjects(self) -> list[str]:
         """The subjects of the files, one a file."""
         return [name.subject or "" for name in self.names]
+
+    @property
+    def count(self) -> int:
+        """How many subjects there are."""
+        return len(set(self.subjects))
+
+    def examples(self, paths: Sequence[PurePath]) -> dict[str, str]:
+        """The first three subjects, each with one of the paths, from which the names were read."""
+        first: dict[str, str] = {}
+        for path, subject in zip(paths, self.subjects, strict=True):
+            first.setdefault(subject, path.as_posix())
+        return dict(list(first.items())[:3])
+
+    def told(self, paths: Sequence[PurePath]) -> str:
+        """The rule, the number of subjects and three of them in one line."""
+        some = ", ".join(f"{subject} ({path})" for subject, path in self.examples(paths).items())
+        return f"{self.count} subjects by {self.rule}: {some}{', …' if self.count > 3 else ''}"
 
     @property
     def hint(self) -> str:
@@ -108,7 +144,6 @@ def name_scans(
     paths: Sequence[PurePath],
     volumes: bool = False,
     subject_pattern: str | None = None,
-    split_by: str = "subject",
     where: object = "the data set",
 ) -> Naming:
     """
@@ -118,15 +153,13 @@ def name_scans(
         paths: of the files, relative to the folder of the data set.
         volumes: whether each file is a volume, or else a slice.
         subject_pattern: regular expression that finds the subject in a path: its group ``subject``, or its first one.
-        split_by: ``file`` to take each file whose subject nothing tells for a subject of its own.
         where: the folder, for the message.
 
     Returns:
-        the rule, and what each path tells. Files without a subject have their path for it.
+        the rule, and what each path tells.
 
     Raises:
-        InputError: when the pattern does not match each path, and when nothing tells the subject of some file and
-            ``split_by`` is ``subject``.
+        InputError: when the pattern does not match each path.
     """
     if subject_pattern is not None:
         rule = f"--subject_pattern {subject_pattern}"
@@ -134,16 +167,12 @@ def name_scans(
     else:
         rule, subjects = _by_rule(paths, volumes)
     untold = [path.as_posix() for path, subject in zip(paths, subjects, strict=True) if subject is None]
-    if untold and split_by != "file":
-        raise InputError(
-            f"nothing tells for certain the subject of {len(untold)} of the {len(paths)} {'volumes' if volumes else 'slices'} in "
-            f"{where}, such as {untold[0]}: pass --subject_pattern REGEX to find it in the path, or --split_by file to "
-            "deal such files one by one, whoever is on them."
-        )
     if untold:
-        rule = "file" if len(untold) == len(paths) else f"{rule}, {len(untold)} files one by one"
+        rule = "nothing, one by one" if len(untold) == len(paths) else f"{rule}, and {len(untold)} files one by one"
     names = [_name(path, subject, volumes) for path, subject in zip(paths, subjects, strict=True)]
-    return Naming(rule, [replace(n, subject=n.subject or p.as_posix()) for n, p in zip(names, paths, strict=True)])
+    return Naming(
+        rule, [replace(n, subject=n.subject or p.as_posix()) for n, p in zip(names, paths, strict=True)], tuple(untold)
+    )
 
 
 def stem_of(name: str) -> str:

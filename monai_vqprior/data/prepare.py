@@ -14,26 +14,25 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from tqdm import tqdm
 
 from monai_vqprior.data.layout import SPLITS, natural_key, slice_name, split_folder, split_subjects
+from monai_vqprior.data.names import Naming, name_scans
 from monai_vqprior.data.tables import ID_COLUMNS, read_table
 from monai_vqprior.data.volumes import (
     check_packages,
     check_slicing,
     find_volumes,
     load_volume,
-    match_name,
-    session_of,
-    subject_of,
     volume_slices,
 )
 from monai_vqprior.errors import InputError
@@ -45,6 +44,7 @@ __all__ = ["PrepareSummary", "prepare_volumes", "read_subject_table"]
 _OWN_COLUMNS = ("case", "subject", "session", "split", "file")
 #: columns of OASIS-1's table -> the names that subjects.csv gives them.
 _OASIS1_COLUMNS = {"Age": "age", "M/F": "sex", "CDR": "cdr"}
+_OASIS_NUMBER = re.compile(r"OAS[12]_(\d{4})")
 #: clinical dementia rating -> the class names in use for OASIS.
 _DEMENTIA = {0.0: "Non_Demented", 0.5: "Very_Mild_Demented", 1.0: "Mild_Demented", 2.0: "Moderate_Demented"}
 
@@ -77,6 +77,7 @@ class PrepareSummary:
         slices: number of slices of each split.
         skipped: the volumes that were left out, each as (file relative to the volumes' folder, reason).
         missing_from_table: number of written volumes with no row in the subject table; 0 without a table.
+        naming: how the subjects were found, in one line with three of them.
     """
 
     volumes: dict[str, int]
@@ -84,12 +85,15 @@ class PrepareSummary:
     slices: dict[str, int]
     skipped: tuple[tuple[str, str], ...] = ()
     missing_from_table: int = 0
+    naming: str = ""
 
     def __str__(self) -> str:
         lines = [
             f"{split}: {self.slices[split]} slices of {self.volumes[split]} volumes of {self.subjects[split]} subjects"
             for split in SPLITS
         ]
+        if self.naming:
+            lines.append(self.naming)
         if self.missing_from_table:
             lines.append(f"{self.missing_from_table} volumes have no row in the subject table")
         if self.skipped:
@@ -115,6 +119,8 @@ def prepare_volumes(
     skip_bad: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    split_by: str = "subject",
+    subject_pattern: str | None = None,
 ) -> PrepareSummary:
     """
     Turn a folder of volumes into a data set of slices, split by subject.
@@ -122,7 +128,8 @@ def prepare_volumes(
     Writes ``keras_png_slices_{train,validate,test}/case_{case}_slice_{i}.nii.png`` and ``subjects.csv`` with the
     columns case, subject, session, split and file. A case is one volume. The first session of an OASIS subject has
     the subject's own number (``OAS1_0441_MR1`` -> ``case_441``); all other cases are numbered on from there, in
-    natural order of sessions. All sessions of a subject are in one split.
+    natural order of sessions. All sessions of a subject are in one split; :mod:`monai_vqprior.data.names` says how
+    subjects are found.
 
     With ``subjects_csv``, each row is joined to the table's row of its session, else of its subject; cells stay empty
     where there is none. From OASIS-1's table come age, sex, cdr and dementia; from any other table come all columns
@@ -147,6 +154,9 @@ def prepare_volumes(
         skip_bad: leave out volumes that cannot be used, and count them, rather than stop at the first.
         overwrite: write into a folder that is not empty, and replace the slices of an earlier run there and its tables.
         progress: show a progress bar.
+        split_by: ``file`` to deal volumes one by one whose subject nothing tells, instead of refusing them.
+        subject_pattern: regular expression that finds the subject in the path of a volume, relative to ``volumes_dir``:
+            its group ``subject``, or its first one.
 
     Returns:
         counts of what was written, and what was left out.
@@ -158,10 +168,16 @@ def prepare_volumes(
     """
     check_slicing(axis, num_slices, size, percentiles, spacing)
     check_values(PREPARE, center_offset=center_offset, seed=seed, subjects_csv=subjects_csv, pattern=pattern)
+    check_values(PREPARE, split_by=split_by, subject_pattern=subject_pattern)
     check_packages()
     check_writable(output_dir, "slices")
     table = None if subjects_csv is None else read_subject_table(subjects_csv)
-    cases = _plan_cases(Path(volumes_dir), pattern, fractions, seed)
+    paths = find_volumes(volumes_dir, pattern, output_dir)
+    relative = [path.relative_to(volumes_dir) for path in paths]
+    naming = name_scans(relative, True, subject_pattern, volumes_dir)
+    if split_by != "file":
+        naming.check_told(volumes_dir)
+    cases = _plan_cases(paths, relative, naming, fractions, seed)
     cut = partial(
         volume_slices,
         axis=axis,
@@ -183,7 +199,7 @@ def prepare_volumes(
         written = [case for case in cases if case.file not in left_out]
         _refuse_empty_split(cases, written, skipped)
         _write_rows(staging / "subjects.csv", written, table)
-    return _summarize(written, num_slices, skipped, table)
+    return _summarize(written, num_slices, skipped, table, naming.told(relative))
 
 
 @dataclass(frozen=True)
@@ -198,35 +214,37 @@ class _Case:
     split: str
 
 
-def _plan_cases(folder: Path, pattern: str | None, fractions: Mapping[str, float] | None, seed: int) -> list[_Case]:
-    """Find the volumes, and decide on the number and the split of each."""
-    paths = sorted(find_volumes(folder, pattern), key=lambda path: natural_key(session_of(path)))
-    splits = split_subjects([subject_of(path) for path in paths], fractions, seed)
+def _plan_cases(
+    paths: Sequence[Path],
+    relative: Sequence[PurePath],
+    naming: Naming,
+    fractions: Mapping[str, float] | None,
+    seed: int,
+) -> list[_Case]:
+    """Decide on the number and the split of each volume."""
+    splits = split_subjects(naming.subjects, fractions, seed, naming.hint)
     split_of = {subject: split for split, subjects in splits.items() for subject in subjects}
+    named = sorted(
+        zip(paths, relative, naming.subjects, [name.session for name in naming.names], strict=True),
+        key=lambda item: natural_key(item[3]),
+    )
+    cases = _case_numbers([subject for _, _, subject, _ in named])
     return [
-        _Case(
-            path=path,
-            file=path.relative_to(folder).as_posix(),
-            subject=subject_of(path),
-            session=session_of(path),
-            case=case,
-            split=split_of[subject_of(path)],
-        )
-        for path, case in zip(paths, _case_numbers(paths), strict=True)
+        _Case(path, file.as_posix(), subject, session, case, split_of[subject])
+        for (path, file, subject, session), case in zip(named, cases, strict=True)
     ]
 
 
-def _case_numbers(paths: Sequence[Path]) -> list[str]:
+def _case_numbers(subjects: Sequence[str]) -> list[str]:
     """Number the cases, an OASIS subject's first volume by the subject's own number, the others behind the largest."""
-    own: dict[int, Path] = {}
-    for path in paths:
-        match = match_name(path)
-        number = match.groupdict().get("number") if match else None  # BIDS names have none
-        if number is not None:
-            own.setdefault(int(number), path)
-    number_of = {path: number for number, path in own.items()}
-    following = itertools.count(max(own, default=0) + 1)
-    return [f"{number_of[path] if path in number_of else next(following):03d}" for path in paths]
+    matches = [_OASIS_NUMBER.fullmatch(subject) for subject in subjects]
+    first: dict[int, int] = {}  # number of a subject -> place of its first volume
+    for place, match in enumerate(matches):
+        if match:
+            first.setdefault(int(match[1]), place)
+    number_at = {place: number for number, place in first.items()}
+    following = itertools.count(max(first, default=0) + 1)
+    return [f"{number_at[place] if place in number_at else next(following):03d}" for place in range(len(subjects))]
 
 
 def _write_case(dataset_dir: Path, case: _Case, cut: Callable[[np.ndarray], np.ndarray]) -> str:
@@ -326,6 +344,7 @@ def _summarize(
     num_slices: int,
     skipped: Sequence[tuple[str, str]],
     table: Mapping[str, dict[str, str]] | None,
+    naming: str,
 ) -> PrepareSummary:
     """Count what was written."""
     volumes = {split: sum(case.split == split for case in cases) for split in SPLITS}
@@ -335,4 +354,5 @@ def _summarize(
         slices={split: count * num_slices for split, count in volumes.items()},
         skipped=tuple(skipped),
         missing_from_table=0 if table is None else sum(_find_row(case, table) is None for case in cases),
+        naming=naming,
     )

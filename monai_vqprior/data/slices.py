@@ -13,16 +13,21 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from monai_vqprior.data.layout import SPLITS, natural_key, parse_slice_name, split_folder, split_subjects
+from monai_vqprior.data.layout import SPLITS, natural_key, split_folder, split_subjects
+from monai_vqprior.data.names import Naming, name_scans
+from monai_vqprior.data.tree import FileTree, find_files, is_run
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import write_text
+from monai_vqprior.files import open_picture, write_text
+from monai_vqprior.values import check_settings
 
 __all__ = ["IMAGE_SUFFIXES", "SliceFolder"]
 
@@ -31,24 +36,26 @@ logger = logging.getLogger(__name__)
 #: suffixes of the slices that a folder is searched for, in lower case.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
-# OASIS sessions (the session number dropped) and BIDS subjects.
-_SUBJECT_NAME = re.compile(r"OAS\d+_\d+|sub-[A-Za-z0-9]+")
-_NUMBER_ALONE = re.compile(r"^(slice|img|image)?[_-]?\d+$", re.IGNORECASE)
+# Tables that belong to the slices.
+_COMPANIONS = ("subjects.csv", "slices.csv", "phantom.json")
 
 
-def subject_of_slice(path: PurePath) -> str | None:
+@dataclass(frozen=True)
+class _Found:
     """
-    Subject that the path of a slice tells, relative to the data set's folder; None where it tells none.
+    Slices of a folder.
 
-    ``case_441`` of ``case_441_slice_0.nii.png``, an OASIS or BIDS name anywhere in the path, and the folder of files
-    that are named by number alone, such as ``patient7/slice_003.png``.
+    Attributes:
+        items: as :meth:`SliceFolder.datalist` describes them.
+        scans: the scan of each slice, by its path.
+        naming: how the subjects were found.
+        paths: of the slices, relative to the data set.
     """
-    match = _SUBJECT_NAME.search(path.as_posix())
-    if match is not None:
-        return match[0]
-    if _NUMBER_ALONE.match(path.stem) and len(path.parts) > 1:
-        return path.parent.as_posix()
-    return parse_slice_name(path.name)[0]
+
+    items: list[dict[str, Any]]
+    scans: dict[str, str]
+    naming: Naming
+    paths: list[PurePath]
 
 
 class SliceFolder:
@@ -56,17 +63,24 @@ class SliceFolder:
     The slices of a data set on disk, and which split each of them is in.
 
     Two layouts are known. That of the preprocessed OASIS slices has a folder for each split,
-    ``keras_png_slices_{train,validate,test}``. Any other folder is searched, with its subfolders, for PNG, JPEG and
-    TIFF files; these are dealt to the splits by subject where the names tell the subject (``case_441_slice_0``, OASIS
-    and BIDS names, a folder of numbered slices), and by file where they do not.
+    ``keras_png_slices_{train,validate,test}``, in the folder given or in one folder there. Any other folder is
+    searched, with its subfolders, for PNG, JPEG and TIFF files; these are dealt to the splits by subject.
+    :mod:`monai_vqprior.data.names` says how subjects are found.
+
+    Links are followed. Segmentations beside the slices (``masks/``, ``*_seg``) and the results of a run of this package
+    are no slices. A warning counts and names what is left out.
 
     Args:
         dataset_dir: the folder.
         seed: deals a plain folder in the same way each time.
         fractions: share of the subjects of a plain folder for each split; 0.8, 0.1, 0.1 by default.
+        split_by: ``file`` to deal slices one by one whose subject nothing tells, instead of refusing them.
+        subject_pattern: regular expression that finds the subject in the path of a slice, relative to ``dataset_dir``:
+            its group ``subject``, or its first one.
+        output_dir: folder of the run, which holds no slices of the data set.
 
     Raises:
-        InputError: when the folder does not exist or holds no slices.
+        InputError: when the folder does not exist, or several folders in it have folders of splits.
 
     Example:
         >>> slices = SliceFolder("oasis")  # doctest: +SKIP
@@ -75,15 +89,26 @@ class SliceFolder:
     """
 
     def __init__(
-        self, dataset_dir: str | os.PathLike[str], seed: int = 0, fractions: Mapping[str, float] | None = None
+        self,
+        dataset_dir: str | os.PathLike[str],
+        seed: int = 0,
+        fractions: Mapping[str, float] | None = None,
+        split_by: str = "subject",
+        subject_pattern: str | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
     ):
         self.dataset_dir = Path(dataset_dir)
         if not self.dataset_dir.is_dir():
             raise InputError(f"{self.dataset_dir} is not a directory: give the folder of the slices as dataset_dir.")
+        check_settings(split_by=split_by, subject_pattern=subject_pattern)
         self.seed = seed
         self.fractions = fractions
-        self.in_split_folders = any(split_folder(self.dataset_dir, split).is_dir() for split in SPLITS)
-        self._dealt: dict[str, list[dict[str, Any]]] | None = None
+        self.split_by = split_by
+        self.subject_pattern = subject_pattern
+        self.output_dir = output_dir
+        #: where the folders of the splits and the tables are: ``dataset_dir``, or a folder in it.
+        self.root = self._find_root()
+        self.in_split_folders = _has_splits(self.root)
 
     def datalist(self, split: str) -> list[dict[str, Any]]:
         """
@@ -93,28 +118,53 @@ class SliceFolder:
             split: ``train``, ``validate``, ``test``, or ``all`` for every slice of the folder.
 
         Returns:
-            for each slice its ``image`` path, its ``subject``, and its ``index`` within the subject, in natural order.
+            for each slice its ``image`` path, its ``subject``, and its ``index`` within the scan, in natural order:
+            the number in its name, or else its place among the slices of the scan.
 
         Raises:
-            InputError: when there is no such split or it is empty.
+            InputError: when there is no such split or it is empty, and when the slices are dealt and nothing tells the
+                subject of some.
         """
+        if split == "all" and not self.in_split_folders:
+            return self._plain.items
         if split == "all":
             return [item for part in SPLITS if self._has(part) for item in self.datalist(part)]
-        folder = split_folder(self.dataset_dir, split)
+        folder = split_folder(self.root, split)
         if self.in_split_folders:
             if not folder.is_dir():
                 raise InputError(f"{folder} does not exist: the data set has no split {split!r}.")
-            items = self._describe(_find_images(folder))
+            items = self._in_folders[split].items
             where = folder
         else:
-            items = self._deal()[split]
+            items = self._deal[split]
             where = self.dataset_dir
         if not items:
             raise InputError(f"{where} holds no slices for the split {split!r} ({', '.join(IMAGE_SUFFIXES)}).")
         return items
 
+    def scan_of(self, image: str) -> str:
+        """
+        The scan of a slice: what it has in common with the other slices of one scan of its subject.
+
+        Args:
+            image: path of the slice, as :meth:`datalist` has it.
+        """
+        parts = self._in_folders.values() if self.in_split_folders else [self._plain]
+        return next(found.scans[image] for found in parts if image in found.scans)
+
+    def describe(self) -> str:
+        """How the subjects were found, how many there are, and three of them, in one line."""
+        naming, paths = self._naming()
+        return naming.told(paths)
+
     def write_splits(self, path: str | os.PathLike[str]) -> None:
-        """Write down which slice is in which split, as CSV with the columns split, subject, index, image."""
+        """
+        Write down which slice is in which split, and by which rule.
+
+        Args:
+            path: CSV file with the columns split, subject, index, image. ``splits.json`` beside it has the rule, the
+                number of subjects, three examples, and the options.
+        """
         text = io.StringIO()
         table = csv.DictWriter(text, ["split", "subject", "index", "image"], lineterminator="\n")
         table.writeheader()
@@ -122,53 +172,156 @@ class SliceFolder:
             if self._has(split):
                 table.writerows({"split": split, **item} for item in self.datalist(split))
         write_text(path, text.getvalue())
+        naming, paths = self._naming()
+        rule = {
+            "rule": naming.rule,
+            "subjects": naming.count,
+            "examples": naming.examples(paths),
+            "split_by": self.split_by,
+            "subject_pattern": self.subject_pattern,
+            "dealt": not self.in_split_folders,
+        }
+        write_text(Path(path).with_suffix(".json"), json.dumps(rule, indent=2) + "\n")
+
+    def _find_root(self) -> Path:
+        """The folder that has the folders of the splits, the one given or one in it; else the one given."""
+        if _has_splits(self.dataset_dir):
+            return self.dataset_dir
+        inner = sorted(path for path in self.dataset_dir.iterdir() if not path.name.startswith(".") and path.is_dir())
+        roots = [
+            path for path in inner if _has_splits(path) and not is_run(path, [inner.name for inner in path.iterdir()])
+        ]
+        if len(roots) > 1:
+            names = ", ".join(path.name for path in roots)
+            raise InputError(
+                f"several folders in {self.dataset_dir} have folders of splits ({names}): give one of them as "
+                "dataset_dir."
+            )
+        if not roots:
+            return self.dataset_dir
+        beside = FileTree()
+        for path in sorted(self.dataset_dir.iterdir()):
+            if path != roots[0] and not path.name.startswith(".") and path.name not in _COMPANIONS:
+                beside.leave_out(f"files and folders beside {roots[0].name}", path.name)
+        self._tell(self.dataset_dir, beside)
+        return roots[0]
 
     def _has(self, split: str) -> bool:
         if self.in_split_folders:
-            return split_folder(self.dataset_dir, split).is_dir()
-        return bool(self._deal()[split])
+            return split_folder(self.root, split).is_dir()
+        return bool(self._deal[split])
 
+    def _naming(self) -> tuple[Naming, list[PurePath]]:
+        """How the subjects of all slices were found, and the paths of these."""
+        if not self.in_split_folders:
+            return self._plain.naming, self._plain.paths
+        found = self._in_folders.values()
+        naming = Naming(next(iter(found)).naming.rule, [name for part in found for name in part.naming.names])
+        return naming, [path for part in found for path in part.paths]
+
+    @cached_property
+    def _in_folders(self) -> dict[str, _Found]:
+        """The slices of each split that has a folder, named by one rule."""
+        images = {split: self._find(folder) for split in SPLITS if (folder := split_folder(self.root, split)).is_dir()}
+        # The folder of a split says nothing of a subject, save to a pattern.
+        named = self.subject_pattern is not None
+        inner = [
+            path.relative_to(self.dataset_dir if named else split_folder(self.root, split))
+            for split, paths in images.items()
+            for path in paths
+        ]
+        naming = name_scans(inner, False, self.subject_pattern, self.root)
+        everything = [path for paths in images.values() for path in paths]
+        names = [
+            replace(name, subject=path.relative_to(self.dataset_dir).as_posix()) if untold in naming.untold else name
+            for name, path, untold in zip(naming.names, everything, [path.as_posix() for path in inner], strict=True)
+        ]
+        found, start = {}, 0
+        for split, paths in images.items():
+            found[split] = self._describe(paths, Naming(naming.rule, names[start : start + len(paths)]))
+            start += len(paths)
+        seen: dict[str, str] = {}
+        shared = {
+            item["subject"]
+            for split, part in found.items()
+            for item in part.items
+            if seen.setdefault(item["subject"], split) != split
+        }
+        if shared:
+            some = ", ".join(sorted(shared, key=natural_key)[:3])
+            logger.warning(
+                "%s: %d subjects are in the folders of several splits, such as %s", self.root, len(shared), some
+            )
+        return found
+
+    @cached_property
+    def _plain(self) -> _Found:
+        """The slices of a plain folder."""
+        paths = self._find(self.dataset_dir)
+        relative = [path.relative_to(self.dataset_dir) for path in paths]
+        naming = name_scans(relative, False, self.subject_pattern, self.dataset_dir)
+        return self._describe(paths, naming)
+
+    @cached_property
     def _deal(self) -> dict[str, list[dict[str, Any]]]:
         """Deal the slices of a plain folder to the splits, by subject."""
-        if self._dealt is None:
-            items = self._describe(_find_images(self.dataset_dir))
-            if not items:
-                raise InputError(f"{self.dataset_dir} holds no slices ({', '.join(IMAGE_SUFFIXES)}).")
-            subjects = split_subjects([item["subject"] for item in items], self.fractions, self.seed)
-            split_of = {subject: split for split, names in subjects.items() for subject in names}
-            if len(subjects_named := {item["subject"] for item in items}) == len(items):
-                logger.warning(
-                    "the names of the %d slices in %s tell no subject: they are split by file, and a subject may be in "
-                    "two splits",
-                    len(subjects_named),
-                    self.dataset_dir,
+        found = self._plain
+        if self.split_by != "file":
+            found.naming.check_told(self.dataset_dir)
+        subjects = split_subjects(found.naming.subjects, self.fractions, self.seed, found.naming.hint)
+        split_of = {subject: split for split, names in subjects.items() for subject in names}
+        dealt: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        for item in found.items:
+            dealt[split_of[item["subject"]]].append(item)
+        return dealt
+
+    def _find(self, folder: Path) -> list[Path]:
+        """All images below a folder in natural order; those of a plain folder must be there."""
+        tree = find_files(folder, _is_image, "images", _COMPANIONS, self.output_dir)
+        if not tree.files and not self.in_split_folders:
+            told = tree.told()
+            raise InputError(f"{folder} holds no slices ({', '.join(IMAGE_SUFFIXES)}){told and f'; {told}'}.")
+        for path in tree.files:
+            pages = _num_pages(path)
+            if pages > 1:
+                tree.leave_out(
+                    "files with pages behind the first", f"{path.relative_to(folder).as_posix()}: {pages} pages"
                 )
-            self._dealt = {split: [] for split in SPLITS}
-            for item in items:
-                self._dealt[split_of[item["subject"]]].append(item)
-        return self._dealt
+        self._tell(folder, tree)
+        return tree.files
 
-    def _describe(self, paths: list[Path]) -> list[dict[str, Any]]:
-        """Path, subject and index of each slice; slices whose names tell no index are counted through."""
-        items = []
-        counts: dict[str, int] = {}
-        for path in paths:
-            # A slice whose name tells no subject is a subject of its own, so that it is dealt by file.
-            relative = path.relative_to(self.dataset_dir)
-            subject = subject_of_slice(relative) or relative.as_posix()
-            index = parse_slice_name(path.name)[1]
-            counts[subject] = counts.get(subject, -1) + 1
-            items.append({"image": str(path), "subject": subject, "index": counts[subject] if index is None else index})
-        return items
+    def _tell(self, folder: Path, tree: FileTree) -> None:
+        told = tree.told()
+        if told:
+            logger.warning("%s: %s", folder, told)
+
+    def _describe(self, paths: Sequence[Path], naming: Naming) -> _Found:
+        """Path, subject and index of each slice; slices whose names tell no index are counted through in their scan."""
+        items, scans = [], {}
+        counts: dict[tuple[str, str], int] = {}
+        for path, name, subject in zip(paths, naming.names, naming.subjects, strict=True):
+            count = counts.get((subject, name.scan), 0)
+            counts[subject, name.scan] = count + 1
+            index = count if name.index is None else name.index
+            items.append({"image": str(path), "subject": subject, "index": index})
+            scans[str(path)] = f"{subject}/{name.scan}"
+        return _Found(items, scans, naming, [path.relative_to(self.dataset_dir) for path in paths])
 
 
-def _find_images(folder: Path) -> list[Path]:
-    """All images below a folder in natural order, without hidden files and folders (an interrupted copy)."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
-    return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+def _has_splits(folder: Path) -> bool:
+    return any(split_folder(folder, split).is_dir() for split in SPLITS)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _num_pages(path: Path) -> int:
+    """Pages of a TIFF file; 1 of any other, and of one that is damaged, which is told when it is read."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return 1
+    try:
+        with open_picture(path) as image:
+            return getattr(image, "n_frames", 1)
+    except (InputError, OSError, SyntaxError, ValueError):
+        return 1

@@ -18,7 +18,6 @@ The pictures are drawn in neurological convention: the patient's left is on the 
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_vqprior.data.headers import check_header, check_volume, header_of
-from monai_vqprior.data.layout import natural_key
+from monai_vqprior.data.volume_files import find_volumes, session_of, subject_of
 from monai_vqprior.errors import InputError, needs_extra
 from monai_vqprior.values import PREPARE, check_values
 
@@ -35,17 +34,10 @@ __all__ = [
     "check_slicing",
     "find_volumes",
     "load_volume",
-    "match_name",
     "session_of",
     "subject_of",
     "volume_slices",
 ]
-
-_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".img")
-#: of the many images of an OASIS-1 session, the one in Talairach space, bias-corrected and skull-stripped.
-_OASIS1_CHOICE = "_t88_masked_gfc.img"
-_OASIS = re.compile(r"(?P<subject>OAS[12]_(?P<number>\d{4}))(?P<session>_MR\d+)?(?![0-9A-Za-z])")
-_BIDS = re.compile(r"(?P<subject>sub-[0-9A-Za-z]+)(?P<session>_ses-[0-9A-Za-z]+)?(?![0-9A-Za-z])")
 
 
 def check_packages() -> None:
@@ -53,81 +45,6 @@ def check_packages() -> None:
     with needs_extra("volumes", "cutting volumes into slices"):
         import nibabel  # noqa: F401
         import skimage.transform  # noqa: F401
-
-
-def find_volumes(volumes_dir: str | os.PathLike[str], pattern: str | None = None) -> list[Path]:
-    """
-    Find the NIfTI and Analyze volumes of a folder and of the folders in it.
-
-    These are the files ``*.nii``, ``*.nii.gz`` and ``*.img``; an ``.img`` stands for its ``.hdr`` too. Hidden files
-    are passed over. An OASIS-1 disc holds many images of each session (raw scans, averages, segmentations): when the
-    name of any file ends with ``_t88_masked_gfc.img``, only the files with such names are taken, so that
-    the discs can be used as they were downloaded.
-
-    Args:
-        volumes_dir: the folder.
-        pattern: glob such as ``*_T1w.nii.gz`` or ``anat/*.nii`` that chooses the files in place of the rule above. It
-            is for folders with more than one image of a session, of which each would become a case of its own.
-
-    Returns:
-        the paths, in natural order.
-
-    Raises:
-        InputError: when the folder is missing or holds no volume, or the pattern is not a relative glob.
-    """
-    folder = Path(volumes_dir)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: name the one that holds the volumes.")
-    try:
-        found = set(folder.rglob("*" if pattern is None else pattern))
-    except (ValueError, NotImplementedError) as error:
-        raise InputError(f"pattern must be a relative glob such as *_T1w.nii.gz, got {pattern!r}.") from error
-    volumes = [path for path in found if _is_volume(path)]
-    if not volumes:
-        wanted = ", ".join(f"*{suffix}" for suffix in _VOLUME_SUFFIXES)
-        matching = "" if pattern is None else f" that matches {pattern!r}"
-        raise InputError(f"{folder} holds no volume ({wanted}){matching}.")
-    if pattern is None:
-        volumes = [path for path in volumes if path.name.endswith(_OASIS1_CHOICE)] or volumes
-    return sorted(volumes, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
-
-
-def subject_of(path: str | os.PathLike[str]) -> str:
-    """
-    Name the subject of a volume: what all of a subject's sessions have in common.
-
-    Args:
-        path: path or name of the file; only the name counts.
-
-    Returns:
-        ``OAS1_0001`` for OASIS-1 names (and alike for OASIS-2), ``sub-01`` for BIDS names, otherwise the file name
-        without suffixes.
-
-    Example:
-        >>> subject_of("OAS1_0061_MR2_mpr_n4_anon_111_t88_masked_gfc.img")
-        'OAS1_0061'
-    """
-    match = match_name(path)
-    return match["subject"] if match else _stem(path)
-
-
-def session_of(path: str | os.PathLike[str]) -> str:
-    """
-    Name the session of a volume: one visit of one subject.
-
-    Args:
-        path: path or name of the file; only the name counts.
-
-    Returns:
-        ``OAS1_0001_MR1`` for OASIS-1 names (and alike for OASIS-2), ``sub-01_ses-02`` for BIDS names, otherwise
-        the same as :func:`subject_of`.
-
-    Example:
-        >>> session_of("sub-01_ses-02_T1w.nii.gz")
-        'sub-01_ses-02'
-    """
-    match = match_name(path)
-    return match["subject"] + (match["session"] or "") if match else _stem(path)
 
 
 def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
@@ -245,22 +162,6 @@ def volume_slices(
     scaled = np.interp(pictures, (low, high), (0, 255))
     scaled[pictures == 0] = 0
     return np.stack([_fit(picture, size) for picture in scaled])
-
-
-def _is_volume(path: Path) -> bool:
-    """Whether a path is a volume by its name; names that begin with a dot are left by macOS on copied discs."""
-    return path.name.lower().endswith(_VOLUME_SUFFIXES) and not path.name.startswith(".") and path.is_file()
-
-
-def match_name(path: str | os.PathLike[str]) -> re.Match[str] | None:
-    """Match the file name with the conventions that tell subject and session, OASIS's and BIDS'."""
-    name = Path(path).name
-    return _OASIS.match(name) or _BIDS.match(name)
-
-
-def _stem(path: str | os.PathLike[str]) -> str:
-    """File name without the suffixes of a volume; other dots stay."""
-    return re.sub(r"\.(nii(\.gz)?|img|hdr)$", "", Path(path).name, flags=re.IGNORECASE)
 
 
 def check_slicing(axis: int, num_slices: int, size: int, percentiles: Sequence[float], spacing: int) -> None:

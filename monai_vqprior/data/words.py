@@ -29,7 +29,8 @@ _DATE = (
 )
 _SESSION = (
     r"(?:ses|session)-[0-9a-z]+|ses(?:s|sion)?[-_ ]?\d+"
-    r"|(?:visit|vis|tp|time|timepoint|follow-?up|fu|exam|study|day|week|month|year)[-_ ]?\d+|(?:baseline|bl|follow-?up|first|second|third|scan-?re-?scan|rescan|retest)|v\d{1,2}|t0|d\d{4}"
+    r"|(?:visit|vis|tp|time|timepoint|follow-?up|fu|exam|study|day|week|month|year)[-_ ]?\d+"
+    r"|(?:baseline|bl|follow-?up|first|second|third|scan-?re-?scan|rescan|retest)|v\d{1,2}|t0|d\d{4}"
     r"|m(?:00|03|06|12|18|24|30|36|48|60|72|84|96|108|120)|mr[_-]?d?\d+(?:-\d+)?"
 )
 _SCAN = (

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from monai_vqprior.data.layout import SPLITS
-from monai_vqprior.data.slices import SliceFolder, subject_of_slice
+from monai_vqprior.data.slices import SliceFolder
 from monai_vqprior.errors import InputError
 
 REAL_SLICES = Path(__file__).resolve().parents[3] / "shared" / "data" / "oasis1_slices"
@@ -93,8 +93,14 @@ class TestPlainFolder:
         assert len(set.union(*map(set, per_split.values()))) == 20
         assert all([item["index"] for item in slices.datalist(split)][:3] == [0, 1, 2] for split in SPLITS)
 
-    def test_deals_files_whose_names_tell_no_subject(self, tmp_path: Path) -> None:
-        slices = SliceFolder(put(tmp_path, *(f"scan{n}.png" for n in range(20))))
+    def test_deals_files_whose_names_tell_no_subject_when_told(self, tmp_path: Path) -> None:
+        put(tmp_path, *(f"scan{n}.png" for n in range(20)))
+        refused = SliceFolder(tmp_path)
+        for split in SPLITS:
+            with pytest.raises(InputError, match=r"nothing tells .* 20 of the 20 .* scan0\.png: .*--split_by file"):
+                refused.datalist(split)
+        assert len(refused.datalist("all")) == 20  # which deals nothing
+        slices = SliceFolder(tmp_path, split_by="file")
         assert [len(slices.datalist(split)) for split in SPLITS] == [16, 2, 2]
         for item in slices.datalist("all"):
             assert item["subject"] == Path(item["image"]).name
@@ -102,7 +108,10 @@ class TestPlainFolder:
 
     def test_deals_subjects_and_files_side_by_side(self, tmp_path: Path) -> None:
         named = [f"case_{n}_slice_{i}.png" for n in range(5) for i in range(4)]
-        slices = SliceFolder(put(tmp_path, *named, *(f"scan{n}.png" for n in range(5))))
+        put(tmp_path, *named, *(f"scan{n}.png" for n in range(5)))
+        with pytest.raises(InputError, match=r"the subject of 5 of the 25 files in .* such as scan0\.png"):
+            SliceFolder(tmp_path).datalist("train")
+        slices = SliceFolder(tmp_path, split_by="file")
         subjects = [{item["subject"] for item in slices.datalist(split)} for split in SPLITS]
         assert [len(names) for names in subjects] == [8, 1, 1]
         assert len(set.union(*subjects)) == 10
@@ -111,7 +120,7 @@ class TestPlainFolder:
     @pytest.mark.parametrize(
         ("names", "subject", "indices"),
         [
-            (["OAS1_0061_MR1_a.png", "OAS1_0061_MR2_a.png"], "OAS1_0061", [0, 1]),
+            (["OAS1_0061_MR1_a.png", "OAS1_0061_MR2_a.png"], "OAS1_0061", [0, 0]),  # of two scans
             (["OAS1_0001_MR1_slice_7.png", "OAS1_0001_MR1_slice_12.png"], "OAS1_0001", [7, 12]),
             (["OAS2_0007_MR1-3.png"], "OAS2_0007", [0]),
             (["sub-01_ses-1_slice-3.tif", "sub-01_ses-2_slice-3.tif"], "sub-01", [3, 3]),
@@ -125,20 +134,31 @@ class TestPlainFolder:
 
     def test_searches_subfolders(self, tmp_path: Path) -> None:
         put(tmp_path, "b/1.png", "a/10.png", "a/9.png", "a/deep/1.png", "0.png")
-        slices = SliceFolder(tmp_path, fractions={"train": 1.0})
+        slices = SliceFolder(tmp_path, fractions={"train": 1.0}, split_by="file")
         assert names_of(slices, "train") == ["0.png", "a/9.png", "a/10.png", "a/deep/1.png", "b/1.png"]
-        # A folder of numbered slices is a subject; a file of its own is one too.
-        assert [item["subject"] for item in slices.datalist("train")] == ["0.png", "a", "a", "a/deep", "b"]
+        # The outermost folder is a subject, scans lie below it; a file of its own is one too.
+        items = slices.datalist("train")
+        assert [(item["subject"], item["index"]) for item in items] == [
+            ("0.png", 0), ("a", 9), ("a", 10), ("a", 1), ("b", 1)
+        ]  # fmt: skip
+        scans = [slices.scan_of(item["image"]) for item in items]
+        assert scans[1] == scans[2]
+        assert len(set(scans)) == 4
 
     def test_takes_images_of_any_case_and_nothing_hidden(self, tmp_path: Path) -> None:
         wanted = ["a.png", "b.PNG", "c.jpg", "d.JPEG", "e.tif", "f.TIFF", "g.nii.png"]
         put(tmp_path, *wanted, "notes.txt", "v.nii.gz", "h.bmp", "png", "._a.png", ".partial-x.png")
         put(tmp_path, ".ipynb_checkpoints/a-checkpoint.png", "folder.png/readme")
-        assert names_of(SliceFolder(tmp_path, fractions={"train": 1.0}), "train") == wanted
+        assert names_of(SliceFolder(tmp_path, fractions={"train": 1.0}, split_by="file"), "train") == wanted
 
     def test_a_hidden_folder_may_be_the_data_set(self, tmp_path: Path) -> None:
         put(tmp_path / ".cache" / "slices", "a.png")
-        assert len(SliceFolder(tmp_path / ".cache" / "slices", fractions={"train": 1.0}).datalist("train")) == 1
+        assert (
+            len(
+                SliceFolder(tmp_path / ".cache" / "slices", fractions={"train": 1.0}, split_by="file").datalist("train")
+            )
+            == 1
+        )
 
     def test_the_seed_decides(self, tmp_path: Path) -> None:
         put(tmp_path, *(f"case_{n}_slice_0.png" for n in range(30)))
@@ -147,7 +167,8 @@ class TestPlainFolder:
         assert deals[0]["train"] != deals[1]["train"]
 
     def test_fractions(self, tmp_path: Path) -> None:
-        slices = SliceFolder(put(tmp_path, *(f"{n}.png" for n in range(10))), fractions={"train": 0.7, "test": 0.3})
+        put(tmp_path, *(f"{n}.png" for n in range(10)))
+        slices = SliceFolder(tmp_path, fractions={"train": 0.7, "test": 0.3}, split_by="file")
         assert (len(slices.datalist("train")), len(slices.datalist("test"))) == (7, 3)
         assert len(slices.datalist("all")) == 10
         with pytest.raises(InputError, match="holds no slices for the split 'validate'"):
@@ -184,7 +205,7 @@ def test_write_splits(tmp_path: Path, folder: str, in_split_folders: bool) -> No
         oasis(data, {"train": [1, 2], "test": [3]})
     else:
         put(data, *(f"case_{n}_slice_{i}.png" for n in range(9) for i in range(2)), "a, b.png")
-    slices = SliceFolder(data, seed=4)
+    slices = SliceFolder(data, seed=4, split_by="file")
     slices.write_splits(tmp_path / "out" / "splits.csv")
     with (tmp_path / "out" / "splits.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -213,19 +234,3 @@ def test_the_oasis_slices() -> None:
         assert [item["index"] for item in items[split]] == list(range(32)) * (len(items[split]) // 32)
         with Image.open(items[split][0]["image"]) as image:
             assert (image.mode, image.size) == ("L", (128, 128))
-
-
-@pytest.mark.parametrize(
-    ("path", "subject"),
-    [
-        ("case_441_slice_0.nii.png", "case_441"),
-        ("OAS1_0061_MR2/slice_004.png", "OAS1_0061"),
-        ("sub-01/ses-02/anat_17.png", "sub-01"),
-        ("patient7/slice_003.png", "patient7"),
-        ("patient7/12.png", "patient7"),
-        ("slice_003.png", None),
-        ("healthy/kx81.png", None),
-    ],
-)
-def test_what_a_path_tells_of_the_subject(path: str, subject: str | None) -> None:
-    assert subject_of_slice(PurePath(path)) == subject

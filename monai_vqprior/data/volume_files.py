@@ -1,0 +1,146 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which volumes a folder holds, and of whom they are."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from monai_vqprior.data.names import name_scans
+from monai_vqprior.data.tree import FileTree, find_files
+from monai_vqprior.errors import InputError
+
+__all__ = ["find_volumes", "session_of", "subject_of"]
+
+logger = logging.getLogger(__name__)
+
+_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".img")
+#: of the many images of an OASIS-1 session, the one in Talairach space, bias-corrected and skull-stripped.
+_OASIS1_CHOICE = "_t88_masked_gfc.img"
+
+
+def find_volumes(
+    volumes_dir: str | os.PathLike[str],
+    pattern: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """
+    Find the NIfTI and Analyze volumes of a folder and of the folders in it.
+
+    These are the files ``*.nii``, ``*.nii.gz`` and ``*.img``; an ``.img`` stands for its ``.hdr`` too. Links are
+    followed. Hidden files and folders are passed over, and so are the results of a run of this package and what is a
+    segmentation by its name (``masks``, ``*_seg``). An OASIS-1 disc holds many images of each session (raw scans,
+    averages, segmentations): when the name of any file ends with ``_t88_masked_gfc.img``, only the files with such
+    names are taken, so that the discs can be used as they were downloaded. A warning names what is left out.
+
+    Args:
+        volumes_dir: the folder.
+        pattern: glob such as ``*_T1w.nii.gz`` or ``anat/*.nii`` that chooses the files in place of the rules for OASIS
+            and for segmentations. It is for folders with more than one image of a session, of which each would become
+            a case of its own.
+        output_dir: a folder in which no volume is looked for.
+
+    Returns:
+        the paths, in natural order.
+
+    Raises:
+        InputError: when the folder is missing or holds no volume, or the pattern is not a relative glob.
+    """
+    folder = Path(volumes_dir)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: name the one that holds the volumes.")
+    if pattern is not None and (not PurePath(pattern).parts or PurePath(pattern).is_absolute()):
+        raise InputError(f"pattern must be a relative glob such as *_T1w.nii.gz, got {pattern!r}.")
+    tree = find_files(folder, _is_volume, "volumes", output_dir=output_dir, segmentations=pattern is not None)
+    _forget_headers(folder, tree)
+    volumes = tree.files
+    if pattern is not None:
+        wanted_parts = ("**", *PurePath(pattern).parts)
+        volumes = [path for path in volumes if _matches(path.relative_to(folder).parts, wanted_parts)]
+    elif any(path.name.endswith(_OASIS1_CHOICE) for path in volumes):
+        for path in volumes:
+            if not path.name.endswith(_OASIS1_CHOICE):
+                tree.leave_out(f"volumes beside *{_OASIS1_CHOICE}", path.relative_to(folder).as_posix())
+        volumes = [path for path in volumes if path.name.endswith(_OASIS1_CHOICE)]
+    told = tree.told()
+    if not volumes:
+        wanted = ", ".join(f"*{suffix}" for suffix in _VOLUME_SUFFIXES)
+        matching = "" if pattern is None else f" that matches {pattern!r}"
+        raise InputError(f"{folder} holds no volume ({wanted}){matching}{told and f'; {told}'}.")
+    if told:
+        logger.warning("%s: %s", folder, told)
+    return volumes
+
+
+def subject_of(path: str | os.PathLike[str]) -> str:
+    """
+    Name the subject of a volume by its own path; :func:`monai_vqprior.data.names.name_scans` sees the whole data set.
+
+    Args:
+        path: path of the file, relative to the data set.
+
+    Returns:
+        ``OAS1_0001`` for OASIS-1 names (and alike for OASIS-2), ``sub-01`` for BIDS names, otherwise what the name of
+        the file tells.
+
+    Example:
+        >>> subject_of("OAS1_0061_MR2_mpr_n4_anon_111_t88_masked_gfc.img")
+        'OAS1_0061'
+    """
+    return name_scans([PurePath(path)], volumes=True).subjects[0]
+
+
+def session_of(path: str | os.PathLike[str]) -> str:
+    """
+    Name the session of a volume, one visit of one subject, by its own path.
+
+    Args:
+        path: path of the file, relative to the data set.
+
+    Returns:
+        ``OAS1_0001_MR1`` for OASIS-1 names (and alike for OASIS-2), ``sub-01_ses-02`` for BIDS names, otherwise
+        the file name without suffixes.
+
+    Example:
+        >>> session_of("sub-01_ses-02_T1w.nii.gz")
+        'sub-01_ses-02'
+    """
+    return name_scans([PurePath(path)], volumes=True).names[0].session
+
+
+def _is_volume(name: str) -> bool:
+    return name.lower().endswith(_VOLUME_SUFFIXES)
+
+
+def _forget_headers(folder: Path, tree: FileTree) -> None:
+    """Leave the headers of pairs out of what is mentioned: they belong to their volumes."""
+    headers = {
+        path.with_suffix(suffix).relative_to(folder).as_posix()
+        for path in tree.files
+        if path.suffix.lower() == ".img"
+        for suffix in (".hdr", ".HDR")
+    }
+    for what, names in tree.left_out.items():
+        tree.left_out[what] = [name for name in names if name not in headers]
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob, of which ``**`` is any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
