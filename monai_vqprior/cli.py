@@ -49,6 +49,7 @@ _RECONSTRUCT = ["inference.json"]
 _SAMPLE = ["inference.json", "sample.json"]
 _NEIGHBORS = ["neighbors.json"]
 
+_OF_DATA = ("split_by", "subject_pattern")  # settings of a data set rather than of a network
 _OUTPUT = ("output", "output_dir")  # options with the folder that a command writes to
 _OUTPUT_CLOSED = 141  # as a shell tells of a program whose reader has gone
 
@@ -169,10 +170,15 @@ def _stack(
     new = config.get("stage") == "vqvae" and not resumed and not fine_tune
     prior_keys = setting_keys(root, _STAGES["prior"])
     keys = prior_keys | setting_keys(root, _STAGES["vqvae"])
-    settings = {}
+    settings: dict[str, Any] = {}
     if not new:
         codebooks = named_codebooks(config, given)
         settings = saved_settings(places, prior_places, config, prior_keys, keys, codebooks)
+        if fine_tune:  # with other data than that of the weights: its splits are those of this run
+            of_run = saved_settings([run], [run], config, prior_keys, keys, codebooks)
+            settings = {key: value for key, value in settings.items() if key not in _OF_DATA}
+            if resumed or config.get("stage") == "prior":
+                settings |= {key: value for key, value in of_run.items() if key in _OF_DATA}
     if options.command in ("train", "demo"):
         # A training adds to the settings that lie in its folder: they are looked at now, not when it has begun.
         saved_settings([run], [run], config, prior_keys, keys, codebooks=None)

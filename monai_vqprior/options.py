@@ -47,8 +47,8 @@ _READ_HERE = {
 
 _SPLIT_BY = "file deals files one by one whose subject nothing tells (default: subject, which refuses them)"
 _SUBJECT_PATTERN = (
-    "finds the subject in the path of each file below the folder: the group (?P<subject>...) or the first one (default: "
-    "names of BIDS, OASIS and ADNI, names such as patient7, folders)"
+    "finds the subject in the path of each file below the folder: the group (?P<subject>...) or the first one "
+    "(default: names of BIDS, OASIS and ADNI, names such as patient7, folders)"
 )
 _EPILOG = (
     "Any other --key value overrides that key of the bundle's configuration, for instance --batch_size 8, "

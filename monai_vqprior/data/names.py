@@ -106,8 +106,8 @@ class Naming:
         if self.untold:
             raise InputError(
                 f"nothing tells for certain the subject of {len(self.untold)} of the {len(self.names)} files in "
-                f"{where}, such as {self.untold[0]}: pass --subject_pattern REGEX to find it in the path, or --split_by "
-                "file to deal such files one by one, whoever is on them."
+                f"{where}, such as {self.untold[0]}: pass --subject_pattern REGEX to find it in the path, or "
+                "--split_by file to deal such files one by one, whoever is on them."
             )
 
     @property
@@ -192,7 +192,8 @@ def _by_pattern(paths: Sequence[PurePath], pattern: str, where: object) -> list[
     if unmatched:
         raise InputError(
             f"--subject_pattern {pattern!r} finds the subject of {len(paths) - len(unmatched)} of the {len(paths)} "
-            f"files in {where}, and none in {unmatched[0].as_posix()}: it must match each path below that folder."
+            f"files in {where}, and none in {unmatched[0].as_posix()}: it must match each path below "
+            "that folder; --subject_pattern None goes without one."
         )
     return [subject for subject in subjects if subject]
 
