@@ -30,7 +30,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from monai_vqprior.data.words import DERIVED_WORD, LEVEL, SCAN_WORD, SEPARATORS, SESSION_WORD
+from monai_vqprior.data.words import DERIVED_WORD, LEVEL, RUN_WORD, SCAN_WORD, SEPARATORS, SESSION_WORD
 from monai_vqprior.errors import InputError
 
 __all__ = ["Naming", "ScanName", "name_scans", "stem_of"]
@@ -341,7 +341,7 @@ def _split_slice(stem: str) -> tuple[str, int | None, bool]:
 
 def _in_another_word(stem: str) -> bool:
     """Whether the number at the end of a name is that of a subject, a session or a scan, or a date."""
-    words: Iterable[re.Pattern[str]] = (*_CONVENTIONS.values(), SESSION_WORD, SCAN_WORD)
+    words: Iterable[re.Pattern[str]] = (*_CONVENTIONS.values(), SESSION_WORD, RUN_WORD)
     return any(match.end() == len(stem) for regex in words for match in regex.finditer(stem))
 
 

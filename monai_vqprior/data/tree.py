@@ -54,8 +54,8 @@ class FileTree:
 
     def told(self) -> str:
         """What was left out, in one line with some names; empty where nothing was."""
-        parts = [f"{len(names)} {what} ({_some(names)})" for what, names in self.left_out.items() if names]
-        return "left out: " + ", ".join(parts) if parts else ""
+        parts = [f"{what}: {len(names)} ({_some(names)})" for what, names in self.left_out.items() if names]
+        return "left out, " + "; ".join(parts) if parts else ""
 
 
 def find_files(

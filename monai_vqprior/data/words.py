@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["DERIVED_WORD", "LEVEL", "SCAN_WORD", "SEPARATORS", "SESSION_WORD"]
+__all__ = ["DERIVED_WORD", "LEVEL", "RUN_WORD", "SCAN_WORD", "SEPARATORS", "SESSION_WORD"]
 
 #: what stands between the words of a name.
 SEPARATORS = "_. -"
@@ -35,8 +35,9 @@ _SESSION = (
 )
 _SCAN = (
     r"(?:run|acq|ce|rec|dir|echo|flip|inv|mt|task|space|desc|res|den|hemi|chunk|mod|recording)-[0-9a-z]+"
-    r"|(?:scan|series|serie|ser|se|st|run|acq|acquisition|rep|repeat|echo|mpr|rec)[-_ ]?\d*"
+    r"|(?:run|acq|acquisition|rep|repeat|echo|mpr|rec)[-_ ]?\d*"
 )
+_SERIES = r"(?:scan|series|serie|ser|se|st)[-_ ]?\d*"
 _CONTRAST = (
     r"t1(?:w|c|ce|gd|n|km|post|pre|map|rho)?|t2(?:w|f|n|map|star)?|t2[-_]?flair|flair|pdw?|swi|dwi|dti|adc|b0|b\d{3,4}"
     r"|mp2?rage|spgr|bravo|tse|fse|gre|epi|bold|fmri|asl|cb[fv]|mra|mrv|tof|angio|unit1|in_?plane|anat|anatomical|func"
@@ -67,6 +68,8 @@ LEVEL = re.compile(rf"{_GROUP}|{_CONTRAST}|{_DERIVED}", re.IGNORECASE)
 #: words for a visit, among others in a name.
 SESSION_WORD = re.compile(rf"{_BEGIN}(?P<word>{_DATE}|{_SESSION}){_END}", re.IGNORECASE)
 #: words for a scan or a contrast.
-SCAN_WORD = re.compile(rf"{_BEGIN}(?:{_SCAN}|{_CONTRAST}){_END}", re.IGNORECASE)
+SCAN_WORD = re.compile(rf"{_BEGIN}(?:{_SCAN}|{_SERIES}|{_CONTRAST}){_END}", re.IGNORECASE)
+#: words for a scan whose number is never that of a slice.
+RUN_WORD = re.compile(rf"{_BEGIN}(?:{_SCAN}|{_CONTRAST}){_END}", re.IGNORECASE)
 #: words for what was done to a scan.
 DERIVED_WORD = re.compile(rf"{_BEGIN}(?:{_DERIVED}){_END}", re.IGNORECASE)
