@@ -53,7 +53,8 @@ _DERIVED = (
 _SPLIT = r"train(?:ing)?(?:set)?|val(?:id(?:ation|ate)?)?|test(?:ing)?(?:set)?|dev|hold_?out"
 # Folders that gather subjects: groups, splits, sites and parts of a data set.
 _GROUP = (
-    rf"{_SPLIT}|(?:part|disc|disk|fold|batch|site|cent(?:er|re)|scanner|hospital|cohort|group|class|grade|set|dataset)"
+    rf"{_SPLIT}|(?:\w+[_-])?(?:part|disc|disk|fold|batch)[-_ ]?\d*"
+    r"|(?:site|cent(?:er|re)|scanner|hospital|cohort|group|class|grade|set|dataset)"
     r"[-_ ]?[0-9a-z]?\d*|datasets?|all|imgs?|pics?|pictures?|files?|inputs?|outputs?|source(?:data)?|raw_?data|"
     r"derivatives?|volumes?|scans?|sessions?|series|healthy|normals?|controls?|cn|hc|nc|ad|e?mci|lmci|smc|patients?|cases?"
     r"|subjects?|participants?|persons?|people|disease[ds]?|pathological|abnormal|ill|sick|yes|no|positive|negative"
