@@ -20,6 +20,7 @@ import pytest
 from monai_vqprior.bundles import copy_bundle
 from monai_vqprior.cli import main
 from monai_vqprior.data import SliceFolder
+from monai_vqprior.data.layout import SPLITS
 
 # How the slices were dealt is a setting of a run: later commands deal them in the same way.
 
@@ -120,3 +121,26 @@ def test_a_run_of_an_earlier_version(run: Path, phantom: Path, tmp_path: Path) -
     before = json.loads(path.read_text())
     path.write_text(json.dumps({key: before[key] for key in before if key not in ("split_by", "subject_pattern")}))
     assert command("evaluate", phantom, output, "--overwrite") == 0
+
+
+def test_slices_that_have_changed_their_split(
+    run: Path, nameless: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By another seed here; files that come or go do the same. Some that were trained on are in the test split then."""
+    SliceFolder(nameless, subject_pattern=PATTERN).check_splits(run / "splits.csv")
+    SliceFolder(nameless, subject_pattern=PATTERN).check_splits(tmp_path / "absent.csv")
+    assert not caplog.messages
+    changed = SliceFolder(nameless, seed=1, subject_pattern=PATTERN)
+    changed.check_splits(run / "splits.csv")
+    rows = [line.split(",") for line in (run / "splits.csv").read_text().splitlines()[1:]]
+    before = {Path(image).name: split for split, _, _, image in rows}
+    now = {Path(item["image"]).name: split for split in SPLITS for item in changed.datalist(split)}
+    moved = sum(before[name] != now[name] for name in now)
+    trained = sum(before[name] == "train" and now[name] != "train" for name in now)
+    assert 0 < trained < moved
+    assert caplog.messages[0].startswith(
+        f"{moved} slices are in another split than {run / 'splits.csv'} says, {trained} "
+    )
+    caplog.clear()
+    assert command("evaluate", nameless, run, "--overwrite", "--split_seed", "1") == 0
+    assert "are in another split than" in caplog.text

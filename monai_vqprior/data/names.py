@@ -168,7 +168,7 @@ def name_scans(
         rule, subjects = _by_rule(paths, volumes)
     untold = [path.as_posix() for path, subject in zip(paths, subjects, strict=True) if subject is None]
     if untold:
-        rule = "nothing, one by one" if len(untold) == len(paths) else f"{rule}, and {len(untold)} files one by one"
+        rule = "file, since nothing tells them" if len(untold) == len(paths) else f"{rule}, and {len(untold)} by file"
     names = [_name(path, subject, volumes) for path, subject in zip(paths, subjects, strict=True)]
     return Naming(
         rule, [replace(n, subject=n.subject or p.as_posix()) for n, p in zip(names, paths, strict=True)], tuple(untold)

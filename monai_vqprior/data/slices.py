@@ -24,6 +24,7 @@ from typing import Any
 
 from monai_vqprior.data.layout import SPLITS, natural_key, split_folder, split_subjects
 from monai_vqprior.data.names import Naming, name_scans
+from monai_vqprior.data.tables import read_table
 from monai_vqprior.data.tree import FileTree, find_files, is_run
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import open_picture, write_text
@@ -182,6 +183,33 @@ class SliceFolder:
             "dealt": not self.in_split_folders,
         }
         write_text(Path(path).with_suffix(".json"), json.dumps(rule, indent=2) + "\n")
+
+    def check_splits(self, path: str | os.PathLike[str]) -> None:
+        """
+        Warn where slices are in another split than in training, since files have come or gone, or options are others.
+
+        Args:
+            path: what :meth:`write_splits` wrote then. Where it does not exist, nothing is known.
+        """
+        if not Path(path).is_file():
+            return
+        _, rows = read_table(path, ["image"], lambda image, row: os.path.abspath(image))  # noqa: PTH100
+        if not any(os.path.abspath(item["image"]) in rows for item in self.datalist("all")):  # noqa: PTH100
+            return  # another data set
+        moved = trained = 0
+        for split in (split for split in SPLITS if self._has(split)):
+            for item in self.datalist(split):
+                before = rows.get(os.path.abspath(item["image"]), {}).get("split", split)  # noqa: PTH100
+                moved += before != split
+                trained += before == "train" != split
+        if moved:
+            logger.warning(
+                "%d slices are in another split than %s says, %d of them were trained on and are not in the split train "
+                "now: give the data set and the options of the training, or train anew",
+                moved,
+                path,
+                trained,
+            )
 
     def _find_root(self) -> Path:
         """The folder that has the folders of the splits, the one given or one in it; else the one given."""
