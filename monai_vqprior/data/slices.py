@@ -204,8 +204,8 @@ class SliceFolder:
                 trained += before == "train" != split
         if moved:
             logger.warning(
-                "%d slices are in another split than %s says, %d of them were trained on and are not in the split train "
-                "now: give the data set and the options of the training, or train anew",
+                "%d slices are in another split than %s says, %d of them were trained on and are not in the split "
+                "train now: give the data set and the options of the training, or train anew",
                 moved,
                 path,
                 trained,

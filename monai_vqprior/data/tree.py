@@ -18,7 +18,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from monai_vqprior.data.layout import natural_key
 
@@ -27,6 +27,14 @@ __all__ = ["FileTree", "find_files", "is_run", "is_segmentation"]
 # What runs write below their output folder, where that is the folder of the data too.
 _OF_A_RUN = frozenset(
     ("samples", "samples.png", "reconstructions", "reconstructions.png", "neighbors.png", "models", "tensorboard")
+)
+# Files and folders that tell a run together.
+_SIGNS = (
+    {"splits.csv", "splits.json"},
+    {"splits.csv", "models"},
+    {"samples", "samples.json"},
+    {"neighbors.png", "neighbors.json"},
+    {"reconstructions", "reconstructions.png"},
 )
 _SEGMENTATION = re.compile(
     r"(?<![A-Za-z])(?:[dfa]?seg|segs|segmentations?|segmented|masks?|labels?|probseg|ground[_-]?truth|annotations?)(?![A-Za-z])",
@@ -86,31 +94,29 @@ def find_files(
     """
     tree = FileTree()
     output = None if output_dir is None else os.path.realpath(output_dir)
-    found: list[tuple[Path, bool, tuple[int, int]]] = []
-    for path, entry in _entries(folder, tree, output):
-        relative = path.relative_to(folder)
-        name = relative.as_posix()
+    found: list[tuple[str, bool, tuple[int, int]]] = []
+    for name, entry in _entries(folder, tree, output):
         if entry.name.startswith("."):
             if is_wanted(entry.name) and not entry.name.startswith(".partial-"):
                 tree.leave_out("hidden files", name)
-        elif is_wanted(entry.name):
-            if not segmentations and is_segmentation(relative):
-                tree.leave_out("segmentations", name)
-                continue
-            status = entry.stat()
-            found.append((path, entry.is_symlink(), (status.st_dev, status.st_ino)))
-        elif entry.name not in companions:
-            tree.leave_out(f"files that are no {what}", name)
-
-    found.sort(key=lambda item: natural_key(item[0].relative_to(folder).as_posix()))
-    seen: set[tuple[int, int]] = set()
-    for path, _, identity in sorted(found, key=lambda item: item[1]):  # files before links to them
-        if identity[1] and identity in seen:
-            tree.leave_out("other names of files that are there already", path.relative_to(folder).as_posix())
+        elif not is_wanted(entry.name):
+            if entry.name not in companions:
+                tree.leave_out(f"files that are no {what}", name)
+        elif not segmentations and is_segmentation(name):
+            tree.leave_out("segmentations", name)
         else:
-            seen.add(identity)
-            tree.files.append(path)
-    tree.files.sort(key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+            status = entry.stat()
+            found.append((name, entry.is_symlink(), (status.st_dev, status.st_ino)))
+
+    found.sort(key=lambda item: natural_key(item[0]))
+    first: dict[tuple[int, int], str] = {}
+    for name, _, identity in sorted(found, key=lambda item: item[1]):  # files before links to them
+        first.setdefault(identity, name)
+    for name, _, identity in found:
+        if identity[1] and first[identity] != name:
+            tree.leave_out("other names of files that are there already", name)
+        else:
+            tree.files.append(folder / name)
     for names in tree.left_out.values():
         names.sort(key=natural_key)
     return tree
@@ -118,53 +124,51 @@ def find_files(
 
 def is_run(folder: Path, names: Collection[str]) -> bool:
     """Whether a folder, which holds these names, holds what a run of this package has written."""
-    return (
-        bool({"samples.json", "neighbors.json", "splits.json"} & set(names))
-        or {"splits.csv", "models"} <= set(names)
-        or {"reconstructions", "reconstructions.png"} <= set(names)
-        or ("models" in names and (folder / "models" / "settings.json").is_file())
+    held = set(names)
+    return any(sign <= held for sign in _SIGNS) or (
+        "models" in held and (folder / "models" / "settings.json").is_file()
     )
 
 
-def is_segmentation(path: PurePath) -> bool:
-    """Whether a path, relative to the data set, says that a file is a mask or a label map: the folder or the name."""
-    return any(_SEGMENTATION.search(part) for part in (*path.parts[:-1], path.name.split(".")[0]))
+def is_segmentation(name: str) -> bool:
+    """Whether a path, relative to the data set, says that a file is a mask or a label map: a folder or the name."""
+    *folders, last = name.split("/")
+    return any(_SEGMENTATION.search(part) for part in (*folders, last.split(".")[0]))
 
 
-def _entries(folder: Path, tree: FileTree, output: str | None) -> Iterator[tuple[Path, os.DirEntry[str]]]:
-    """All files below a folder; folders that only links lead to come last, and none comes twice."""
+def _entries(folder: Path, tree: FileTree, output: str | None) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All files below a folder, with their paths from there; what only links lead to comes last, and nothing twice."""
     top = os.path.realpath(folder)
     visited: set[str] = set()
-    folders, links = [folder], deque[Path]()
+    folders, links = [""], deque[str]()  # paths from the folder, which end with a slash
     while folders or links:
         place = folders.pop() if folders else links.popleft()
-        name, real = place.relative_to(folder).as_posix(), os.path.realpath(place)
-        if real in visited or (place != folder and Path(top).is_relative_to(real)):  # a circle
-            tree.leave_out("links to folders that are read already", name)
+        real = os.path.realpath(folder / place)
+        if real in visited or (place and Path(top).is_relative_to(real)):  # a circle
+            tree.leave_out("links to folders that are read already", place[:-1])
             continue
         visited.add(real)
         try:
-            entries = sorted(os.scandir(place), key=lambda entry: natural_key(entry.name))
+            entries = sorted(os.scandir(folder / place), key=lambda entry: natural_key(entry.name))
         except OSError:
-            tree.leave_out("folders that cannot be read", name)
+            tree.leave_out("folders that cannot be read", place[:-1])
             continue
-        of_run = is_run(place, [entry.name for entry in entries])
-        if place != folder and (of_run or real == output):
-            tree.leave_out("folders with the results of a run", name)
+        of_run = is_run(folder / place, [entry.name for entry in entries])
+        if place and (of_run or real == output):
+            tree.leave_out("folders with the results of a run", place[:-1])
             continue
         for entry in entries:
-            path = place / entry.name
-            inner = path.relative_to(folder).as_posix()
+            name = place + entry.name
             if of_run and entry.name in _OF_A_RUN:
-                tree.leave_out("results of a run", inner)
+                tree.leave_out("results of a run", name)
             elif _is(entry.is_file):
-                yield path, entry
+                yield name, entry
             elif entry.name.startswith("."):
                 continue
             elif _is(entry.is_dir):
-                (links if entry.is_symlink() else folders).append(path)
+                (links if entry.is_symlink() else folders).append(f"{name}/")
             elif entry.is_symlink():
-                tree.leave_out("links that lead to no file", inner)
+                tree.leave_out("links that lead to no file", name)
 
 
 def _is(question: Callable[[], bool]) -> bool:

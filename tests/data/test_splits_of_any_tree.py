@@ -28,7 +28,7 @@ from monai_vqprior.data.layout import SPLITS
 from monai_vqprior.data.names import name_scans
 from monai_vqprior.errors import InputError
 
-properties = settings(derandomize=True, deadline=None, max_examples=150)
+properties = settings(derandomize=True, deadline=None, max_examples=60)
 
 #: How people name files: the path of a scan without its suffix, of (subject, session, contrast), each counted from 0.
 STYLES: dict[str, Callable[[int, int, str], str]] = {

@@ -147,10 +147,20 @@ class TestWhatIsLeftOut:
 
 class TestResultsOfRuns:
     @pytest.mark.parametrize(
-        "marker", ["samples.json", "neighbors.json", "models/settings.json", "splits.json", "reconstructions.png"]
+        "signs",
+        [
+            ("samples.json",),
+            ("models/settings.json",),
+            ("splits.csv", "splits.json"),
+            ("splits.csv", "models/model.pt"),
+            ("reconstructions.png",),
+            ("neighbors.json", "neighbors.png"),
+        ],
     )
-    def test_a_run_below_is_no_data(self, tmp_path: Path, marker: str, caplog: pytest.LogCaptureFixture) -> None:
-        put(patients(tmp_path), f"study/output/{marker}", "study/output/samples/sample_00000.png")
+    def test_a_run_below_is_no_data(
+        self, tmp_path: Path, signs: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        put(patients(tmp_path), *(f"study/output/{sign}" for sign in signs), "study/output/samples/sample_00000.png")
         put(tmp_path, "study/output/samples.png", "study/output/reconstructions/patient1/0.png")
         put(tmp_path, "study/output/phantom/keras_png_slices_train/case_1_slice_0.nii.png")  # of a demo
         assert len(slices_of(tmp_path)) == 8
@@ -205,7 +215,12 @@ class TestSplitsOneLevelDown:
             SliceFolder(tmp_path)
 
     def test_that_of_a_demo_is_its_own(self, tmp_path: Path) -> None:
-        put(patients(tmp_path), "output/samples.json", "output/keras_png_slices_train/case_1_slice_0.png")
+        put(
+            patients(tmp_path),
+            "output/samples.json",
+            "output/samples/1.png",
+            "output/keras_png_slices_train/case_1_slice_0.png",
+        )
         assert not SliceFolder(tmp_path).in_split_folders
 
     def test_a_person_in_two_of_the_folders_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
