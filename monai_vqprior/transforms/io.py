@@ -23,13 +23,15 @@ from PIL import Image
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.transforms.pictures import (
-    in_bands,
+    bands,
+    compare_checksums,
     is_deep,
     is_inverted,
     open_slice,
     read_grey,
     read_values,
     transparent_value,
+    turn_upright,
 )
 
 __all__ = ["LoadSlice", "LoadSliced"]
@@ -77,8 +79,12 @@ class LoadSlice(Transform):
             (1, H, W) uint8, rows from top to bottom.
         """
         with open_slice(path) as image:
+            compare_checksums(image, path)
+            turn_upright(image)
             convert = self._to_8_bit if is_deep(image) else read_grey
-            pixels = in_bands(image, lambda band: convert(band, image, path))
+            pixels = np.empty((image.height, image.width), np.uint8)
+            for rows, band in bands(image):
+                pixels[rows] = convert(band, image, path)
         return torch.from_numpy(pixels)[None]
 
     def _to_8_bit(self, band: Image.Image, image: Image.Image, path: str | Path) -> np.ndarray:

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,13 +25,15 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.files import open_picture
 
 __all__ = [
-    "in_bands",
+    "bands",
+    "compare_checksums",
     "is_deep",
     "is_inverted",
     "open_slice",
     "read_grey",
     "read_values",
     "transparent_value",
+    "turn_upright",
 ]
 
 # Pixels that are converted at a time: the intermediate results of a large picture are not held at once.
@@ -53,9 +55,7 @@ _UNSIGNED, _SIGNED = 1, 2
 @contextmanager
 def open_slice(path: str | Path) -> Iterator[Image.Image]:
     """
-    Open a picture that can be read in one way only, and is whole as far as its format tells.
-
-    PNG files have checksums, which are compared here: Pillow compares those of the pixels only when it is asked to.
+    Open a picture that can be read in one way only.
 
     Args:
         path: a PNG, JPEG or TIFF file.
@@ -65,13 +65,11 @@ def open_slice(path: str | Path) -> Iterator[Image.Image]:
 
     Raises:
         InputError: naming the file, when it is missing, damaged, too large or none of these formats, also when that is
-            found within the block; and when viewers would show it in different ways.
+            found within the block, and when viewers would show it in different ways.
     """
     try:
         with open_picture(path) as image:
             _refuse_ambiguous(image, path)
-            if image.format == "PNG":
-                _verify(path)
             yield image
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
@@ -87,23 +85,33 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode in _DEEP_MODES
 
 
-def in_bands(image: Image.Image, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def turn_upright(image: Image.Image) -> None:
+    """Decode a picture, and turn it as its orientation tag says; its size may change."""
+    ImageOps.exif_transpose(image, in_place=True)
+
+
+def bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """A picture a few rows at a time: which rows, and a picture of them."""
+    rows = max(1, _PIXELS_AT_ONCE // max(1, image.width))
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def compare_checksums(image: Image.Image, path: str | Path) -> None:
     """
-    What becomes of a picture that is turned upright, by its orientation tag, and converted a few rows at a time.
+    Find damage in a PNG file that decodes all the same; the other formats have no checksums.
 
     Args:
-        image: a picture (H, W) or, by its orientation, (W, H).
-        convert: makes ``uint8`` pixels (h, W) of some rows.
+        image: the picture, as :func:`open_slice` yields it, within its block.
+        path: its file.
 
-    Returns:
-        (H, W) ``uint8``.
+    Raises:
+        OSError: and others of Pillow's errors, when a checksum is wrong.
     """
-    ImageOps.exif_transpose(image, in_place=True)
-    width, height = image.size
-    pixels = np.empty((height, width), np.uint8)
-    for top, bottom in _bands(image):
-        pixels[top:bottom] = convert(image.crop((0, top, width, bottom)))
-    return pixels
+    if image.format == "PNG":
+        with open_picture(path, ("PNG",)) as copy:  # which cannot be decoded afterwards
+            copy.verify()
 
 
 def read_grey(band: Image.Image, image: Image.Image, path: str | Path) -> np.ndarray:
@@ -173,13 +181,6 @@ def _negative(path: str | Path, value: float) -> InputError:
     )
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
-    """First row and the row after the last one, of a few rows at a time."""
-    rows = max(1, _PIXELS_AT_ONCE // max(1, image.width))
-    for top in range(0, image.height, rows):
-        yield top, min(top + rows, image.height)
-
-
 def _tag(image: Image.Image, number: int) -> int | tuple[int, ...] | None:
     """A tag of a TIFF file, the value itself where there is one; None where there is none and for other formats."""
     value = getattr(image, "tag_v2", {}).get(number)
@@ -206,9 +207,3 @@ def _refuse_ambiguous(image: Image.Image, path: str | Path) -> None:
         wrong = "has CMYK colors and does not tell whether they are inverted: save it as grey"
     if wrong is not None:
         raise InputError(f"{path} {wrong}, or leave such files out with --skip_bad.")
-
-
-def _verify(path: str | Path) -> None:
-    """Compare the checksums of a PNG file; it cannot be decoded after it."""
-    with open_picture(path, ("PNG",)) as image:
-        image.verify()
