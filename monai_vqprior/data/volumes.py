@@ -238,8 +238,8 @@ def volume_slices(
 
     The slices lie around the middle of the volume, in ascending order (for axis 2 from inferior to superior).
     Intensities are scaled linearly, from two percentiles of the volume's voxels without the background to 0 and 255,
-    and clipped; background becomes 0. It is the value 0 where no voxel is darker, else the value that more than half of
-    the voxels at the border have, as in volumes whose background is negative; other volumes have none.
+    and clipped; background becomes 0. It is the value 0 where no voxel is negative, else the value that more than half of
+    the voxels at the border have, 0 or a negative one; other volumes have none.
 
     Where the pixels of a slice are no squares, it is stretched bilinearly to squares of their shorter side. The slices
     are those of the volume: none is interpolated between two. Each slice is padded with background to a square, centered
@@ -320,8 +320,8 @@ def _slice_indices(length: int, axis: int, num_slices: int, center_offset: int, 
 
 
 def _background(volume: np.ndarray) -> float:
-    """The value of the background: 0 where it is the darkest one, else that of most voxels at the border, or NaN."""
-    if volume.min() == 0:
+    """The value of the background: 0 where nothing is negative, else that of most voxels at the border, or NaN."""
+    if volume.min() >= 0:
         return 0.0
     border = np.concatenate([np.moveaxis(volume, axis, 0)[[0, -1]].ravel() for axis in range(3)])
     values, counts = np.unique(border, return_counts=True)

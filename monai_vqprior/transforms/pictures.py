@@ -154,7 +154,7 @@ def read_values(band: Image.Image, image: Image.Image, path: str | Path) -> np.n
         InputError: when it holds NaN, infinity or negative values.
     """
     values = np.asarray(band)
-    if _tag(image, _SAMPLE_FORMAT) == _UNSIGNED and _tag(image, _BITS) == 32:  # Pillow takes them as signed
+    if _tag(image, _BITS) == 32 and _tag(image, _SAMPLE_FORMAT) in (None, _UNSIGNED):  # Pillow takes them as signed
         values = values.view(np.uint32)
     if not np.isfinite(values).all():
         raise InputError(f"{path} holds NaN or infinity: {_ADVICE}.")
