@@ -143,8 +143,8 @@ def check_orientation(path: Path, image: SpatialImage) -> None:
     """
     Refuse a volume whose header does not tell, or tells in two ways, which axis is which, and how large a voxel is.
 
-    NIfTI has two orientations, sform and qform, each of which may be missing; nibabel takes the sform where it is there,
-    and guesses where both are missing. For Analyze see :func:`monai_vqprior.data.load_volume`.
+    NIfTI has two orientations, sform and qform, each of which may be missing. nibabel takes the sform where it is
+    there, and guesses where both are missing. For Analyze see :func:`monai_vqprior.data.load_volume`.
 
     Args:
         path: the file.

@@ -216,7 +216,9 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[float, 
     data = data.reshape(data.shape[:3])  # (X, Y, Z, 1, ...) -> (X, Y, Z)
     bad = int(data.size - np.isfinite(data).sum())
     if bad:
-        raise InputError(f"{path} holds NaN or infinity in {bad} of its {data.size} voxels: replace them, by 0 outside.")
+        raise InputError(
+            f"{path} holds NaN or infinity in {bad} of its {data.size} voxels: replace them."
+        )
     if data.min() == data.max():
         raise InputError(f"{path} is empty: each of its voxels is {data.flat[0]:g}.")
     x, y, z = map(float, voxel_sizes(upright))
@@ -238,12 +240,12 @@ def volume_slices(
 
     The slices lie around the middle of the volume, in ascending order (for axis 2 from inferior to superior).
     Intensities are scaled linearly, from two percentiles of the volume's voxels without the background to 0 and 255,
-    and clipped; background becomes 0. It is the value 0 where no voxel is negative, else the value that more than half of
-    the voxels at the border have, 0 or a negative one; other volumes have none.
+    and clipped; background becomes 0. It is the value 0 where no voxel is negative, else the value that more than half
+    of the voxels at the border have, 0 or a negative one; other volumes have none.
 
     Where the pixels of a slice are no squares, it is stretched bilinearly to squares of their shorter side. The slices
-    are those of the volume: none is interpolated between two. Each slice is padded with background to a square, centered
-    on the field of view, and resized bilinearly, with a Gaussian filter beforehand where it shrinks.
+    are those of the volume: none is interpolated between two. Each slice is padded with background to a square,
+    centered on the field of view, and resized bilinearly, with a Gaussian filter beforehand where it shrinks.
 
     ======  ========  =========  =============  =============
     axis    plane     top        left           right
