@@ -216,9 +216,7 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[float, 
     data = data.reshape(data.shape[:3])  # (X, Y, Z, 1, ...) -> (X, Y, Z)
     bad = int(data.size - np.isfinite(data).sum())
     if bad:
-        raise InputError(
-            f"{path} holds NaN or infinity in {bad} of its {data.size} voxels: replace them."
-        )
+        raise InputError(f"{path} holds NaN or infinity in {bad} of its {data.size} voxels: replace them.")
     if data.min() == data.max():
         raise InputError(f"{path} is empty: each of its voxels is {data.flat[0]:g}.")
     x, y, z = map(float, voxel_sizes(upright))

@@ -47,7 +47,8 @@ _DAMAGE = (
 _ADVICE = "replace it, or leave such files out with --skip_bad"
 
 # Tags of TIFF, and their values.
-_BITS, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 262, 320, 339
+_BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
+_NOT_COMPRESSED = 1
 _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
 
@@ -76,7 +77,8 @@ def open_slice(path: str | Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())
+        unknown = "no PNG, JPEG or TIFF file of a known kind"  # where Pillow names an object of Python
+        reason = unknown if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as an image ({reason}): {_ADVICE}.") from error
 
 
@@ -190,9 +192,10 @@ def _tag(image: Image.Image, number: int) -> int | tuple[int, ...] | None:
 def _refuse_ambiguous(image: Image.Image, path: str | Path) -> None:
     """Refuse what Pillow or viewers take for something else than was meant."""
     wrong = None
+    with Path(path).open("rb") as file:
+        start = file.read(26)
     if image.format == "PNG":
-        with Path(path).open("rb") as file:
-            depth, color = file.read(26)[24:]  # of the header's chunk, which comes first
+        depth, color = start[24:]  # of the header's chunk, which comes first
         if depth == 16 and color != 0:
             wrong = "has 16 bits a channel in color or with transparency: save it as 16-bit grey, or with 8 bits"
         elif depth in (2, 4) and color == 0 and "transparency" in image.info:
@@ -203,6 +206,8 @@ def _refuse_ambiguous(image: Image.Image, path: str | Path) -> None:
             wrong = f"has {max(bits)} bits a channel in color: save it as 16-bit grey, or with 8 bits"
         elif image.mode == "P" and isinstance(colors, tuple) and 0 < max(colors) < 256:
             wrong = "has a palette of 8 bits where TIFF has 16: save it as grey"
+        elif image.mode in ("I", "F") and start[:2] == b"MM" and _tag(image, _COMPRESSION) != _NOT_COMPRESSED:
+            wrong = "is compressed and big-endian, of which Pillow mixes up the bytes: save it little-endian"
     elif image.mode == "CMYK" and "adobe" not in image.info:
         wrong = "has CMYK colors and does not tell whether they are inverted: save it as grey"
     if wrong is not None:

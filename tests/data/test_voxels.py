@@ -158,9 +158,7 @@ def test_no_orientation(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[252:256] = bytes(4)  # qform_code and sform_code, 16 bits each
     path.write_bytes(raw)
-    with pytest.raises(
-        InputError, match=r"v\.nii does not tell left from right \(its sform_code and qform_code"
-    ):
+    with pytest.raises(InputError, match=r"v\.nii does not tell left from right \(its sform_code and qform_code"):
         load_volume(path)
 
 

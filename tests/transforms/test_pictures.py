@@ -111,6 +111,29 @@ def test_one_bit_of_which_zero_is_white(tmp_path: Path) -> None:
     assert np.array_equal(read(path), np.where(black, 0, 255))
 
 
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"])
+def test_any_tiff_is_read_right_or_refused(
+    tmp_path: Path, dtype: str, compression: str | None, photometric: str
+) -> None:
+    largest = {"1": 255, "2": 65535, "4": 65535}.get(dtype[1], 1) if dtype[0] != "f" else 1
+    pixels = (RNG.random((9, 7)) * min(largest, 100)).astype(dtype)
+    shown = pixels.astype(np.float64) / largest * 255
+    known = 0
+    for order in "<>":
+        path = tmp_path / f"{ord(order)}.tif"
+        tifffile.imwrite(path, pixels, photometric=photometric, compression=compression, byteorder=order)
+        try:
+            image = read(path)
+        except InputError:
+            refusal(path)
+            continue
+        known += 1
+        assert np.abs(image - (shown if photometric == "minisblack" else 255 - shown)).max() <= 0.5 + 1e-4
+    assert known >= (dtype in ("u1", "u2", "f4"))
+
+
 @pytest.mark.parametrize("grey", [True, False])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_what_is_transparent_lies_on_black(tmp_path: Path, suffix: str, grey: bool) -> None:
