@@ -194,13 +194,16 @@ def open_picture(path: str | os.PathLike[str], formats: Sequence[str] = _FORMATS
         InputError: when it has more than :data:`MOST_PIXELS` pixels.
         OSError: and others of Pillow's errors, when it is no picture in one of the formats.
     """
-    with warnings.catch_warnings():
-        # Pillow warns of some large pictures and refuses others; here one limit holds for all.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(path, formats=tuple(formats))
-    with image:
-        check_extent(path, image.size)
-        yield image
+    # Opened here: of a TIFF file that Pillow opens and maps to memory, it mixes up the rows when its orientation tag
+    # exchanges height and width.
+    with Path(path).open("rb") as file:
+        with warnings.catch_warnings():
+            # Pillow warns of some large pictures and refuses others; here one limit holds for all.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=tuple(formats))
+        with image:
+            check_extent(path, image.size)
+            yield image
 
 
 def read_json(

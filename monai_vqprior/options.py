@@ -169,6 +169,8 @@ def command_parser() -> argparse.ArgumentParser:
             _setting(command, "skip_bad", "leave out and count slices that cannot be used")
             _setting(command, "split_by", _SPLIT_BY)
             _setting(command, "subject_pattern", _SUBJECT_PATTERN)
+            about = "white in slices of more than 8 bits, such as 4095 (default: that of the training, or as they tell)"
+            _setting(command, "max_value", about)
         _setting(command, "output_dir", "folder for the results (default: output)")
         _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
         _setting(command, "overwrite", "replace the results of an earlier run")

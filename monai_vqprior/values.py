@@ -290,6 +290,7 @@ SETTINGS: dict[str, Kind] = {
     "flip_prob": _SHARE,
     # the VQ-VAE
     "spatial_size": optional(SIZE),  # in neighbors.json that of the samples where it is null
+    "max_value": optional(number(0, 2**32, above=True)),
     "channels": several(whole(1, 8192)),
     "patch_size": whole(1, 256),
     "stride": whole(1, 8192),

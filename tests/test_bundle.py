@@ -89,8 +89,8 @@ def test_network_definitions_agree() -> None:
         assert definition.pop(training_only) == f"@{training_only}"
     assert definition == inference["network_def"]
     rebuilt = {
-        "spatial_size", "channels", "patch_size", "num_encoder_blocks", "num_decoder_blocks", "num_embeddings",
-        "embedding_dim", "codebook", "split_by", "subject_pattern",
+        "spatial_size", "max_value", "channels", "patch_size", "num_encoder_blocks", "num_decoder_blocks",
+        "num_embeddings", "embedding_dim", "codebook", "split_by", "subject_pattern",
     }  # fmt: skip
     assert set(train["settings"]) == rebuilt
     for key in ("stride", *rebuilt):
@@ -194,6 +194,7 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
     assert json.loads((trained / "models" / "settings.json").read_text()) == {
         "autoencoder_weights": fingerprint(weights),
         **{key: SMALL[key] for key in ("spatial_size", "channels", "num_embeddings", "embedding_dim")},
+        "max_value": 255,
         "patch_size": 4,
         "num_encoder_blocks": 2,
         "num_decoder_blocks": 4,

@@ -87,6 +87,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ),
     ("num_workers early_stop prior_attention_every prior_views", ["0", "4"], [*_NO_WHOLE, "-1", "None"]),
     ("prior_sketch_block", ["0", "2", "4", "64"], [*_NO_WHOLE, "-2", "1", "3", "66", "None"]),
+    ("max_value", ["4095", "0.5", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     ("max_minutes", ["0.5", "1", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     ("learning_rate predictability_weight guidance_scale", ["0", "0.5", "1e-3"], [*_NO_NUMBERS, "-1", BIG, "1e308"]),
     ("affine_prob intensity_prob flip_prob translate_range", ["0", "1", "0.5"], _NO_SHARES),

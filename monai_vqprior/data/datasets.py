@@ -30,6 +30,9 @@ __all__ = ["CodeGridDataset", "SliceDataset", "mean_image"]
 
 logger = logging.getLogger(__name__)
 
+# The brightest pixel of all slices that is too dark for them to have been read on the right scale: 14 bits in 16.
+_DARK = 64
+
 
 class _SeededDataset(Dataset):
     """
@@ -155,7 +158,15 @@ class SliceDataset(_SeededDataset):
                     raise wrong
         if not kept:
             raise InputError("no slice is left: every one was left out by skip_bad.")
-        return (images if len(kept) == len(images) else images[kept]), kept
+        images = images if len(kept) == len(images) else images[kept]
+        brightest = int(images.max())
+        if brightest < _DARK:
+            logger.warning(
+                "no pixel of %d slices is brighter than %d of 255: if they have more than 8 bits, pass the value that "
+                "is white in them as max_value",
+                len(images), brightest,
+            )  # fmt: skip
+        return images, kept
 
     def _checked(self, image: torch.Tensor, index: int) -> torch.Tensor:
         """The image (1, H, W) of a slice as it goes into the cache."""

@@ -13,10 +13,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import check_extent
@@ -25,7 +28,7 @@ from monai_vqprior.files import check_extent
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-__all__ = ["check_header", "check_volume", "header_of"]
+__all__ = ["check_checksum", "check_header", "check_orientation", "check_volume", "header_of", "voxel_sizes"]
 
 # What may lie before the voxels: the header, and extensions such as the DICOM header of the scan.
 _MOST_HEADER_BYTES = 2**26
@@ -33,6 +36,16 @@ _MOST_HEADER_BYTES = 2**26
 _MOST_COMPRESSION = 1032
 # An SPM .mat file beside an Analyze volume holds two matrices of 4 x 4 numbers; it may be compressed.
 _MOST_MATRIX_BYTES = 2**16
+# Bytes that are decompressed at a time.
+_CHUNK = 2**20
+# How many times as long as another the side of a voxel may be.
+_MOST_ELONGATED = 100
+# By how much the two sizes of a voxel in a NIfTI header may differ: an affine to a template stretches a brain a little.
+_MOST_STRETCH = 1.25
+# Cosine of the angle between two axes of a volume, which are at right angles but for rounding.
+_MOST_SHEAR = 0.02
+# Cosine of the angle between an axis by the sform and by the qform: a head is turned by less to fit a template.
+_LEAST_COSINE = 0.5
 
 
 def header_of(path: Path) -> Path | None:
@@ -99,3 +112,91 @@ def check_volume(path: Path, image: SpatialImage) -> None:
     frames = math.prod(image.shape[3:])
     if frames > 1:
         raise InputError(f"{path} holds {frames} volumes (shape {image.shape}): extract one of them first.")
+
+
+def check_checksum(path: Path, image: SpatialImage) -> None:
+    """
+    Find damage in a compressed volume that decompresses all the same.
+
+    The checksum of gzip lies behind the last voxel, where nibabel does not read on to.
+
+    Args:
+        path: the file; one that is not compressed has no checksum.
+        image: what nibabel has read of its header.
+
+    Raises:
+        InputError: naming the file, when it holds much more than its header claims.
+        OSError: and others of gzip's errors, when the checksum is wrong.
+    """
+    if path.suffix.lower() != ".gz":
+        return
+    most = _MOST_HEADER_BYTES + math.prod(image.shape) * image.get_data_dtype().itemsize
+    with gzip.open(path) as file:
+        size = 0
+        while chunk := file.read(_CHUNK):
+            size += len(chunk)
+            if size > most:
+                raise InputError(f"{path} holds more than the {most} bytes of its header and voxels: replace it.")
+
+
+def check_orientation(path: Path, image: SpatialImage) -> None:
+    """
+    Refuse a volume whose header does not tell, or tells in two ways, which axis is which, and how large a voxel is.
+
+    NIfTI has two orientations, sform and qform, each of which may be missing. nibabel takes the sform where it is
+    there, and guesses where both are missing. For Analyze see :func:`monai_vqprior.data.load_volume`.
+
+    Args:
+        path: the file.
+        image: what nibabel has read of its header.
+
+    Raises:
+        InputError: naming the file.
+    """
+    import nibabel
+
+    sizes = voxel_sizes(image)
+    if not (np.isfinite(sizes).all() and sizes.min() > 0 and sizes.max() <= _MOST_ELONGATED * sizes.min()):
+        raise InputError(f"{path} has voxels of {_shown(sizes)} mm by its header, which cannot be: mend its header.")
+    axes = image.affine[:3, :3] / sizes
+    if np.abs(axes.T @ axes - np.eye(3)).max() > _MOST_SHEAR:
+        raise InputError(f"{path} has axes that are not at right angles by its header: resample it first.")
+    header = image.header
+    if not isinstance(header, nibabel.Nifti1Header):
+        return
+    sform, qform = (form if code > 0 else None for form, code in (header.get_sform(True), header.get_qform(True)))
+    if sform is None and qform is None:
+        raise InputError(
+            f"{path} does not tell left from right (its sform_code and qform_code are 0): set the one that is right in "
+            "its header, by nibabel's set_sform or by fslorient."
+        )
+    if sform is None:
+        return
+    if qform is not None and _least_cosine(sform, qform) < _LEAST_COSINE:
+        raise InputError(
+            f"{path} has two orientations in its header, {''.join(nibabel.aff2axcodes(sform))} by its sform and "
+            f"{''.join(nibabel.aff2axcodes(qform))} by its qform: remove the wrong one."
+        )
+    claimed = np.array(header.get_zooms()[:3], np.float64)
+    with np.errstate(divide="ignore"):
+        stretch = np.abs(np.log(claimed / sizes))
+    if stretch.max() > math.log(_MOST_STRETCH):
+        raise InputError(
+            f"{path} has voxels of {_shown(claimed)} mm by the pixdim of its header, and of {_shown(sizes)} mm by its "
+            "sform: mend the one that is wrong."
+        )
+
+
+def _least_cosine(affine: np.ndarray, other: np.ndarray) -> float:
+    """Cosine of the largest angle between an axis of one orientation and the same axis of another."""
+    axes, others = (matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0) for matrix in (affine, other))
+    return float((axes * others).sum(0).min())
+
+
+def voxel_sizes(image: SpatialImage) -> np.ndarray:
+    """Sides of a voxel along the axes of an image, (3,), in the unit of its affine, which should be mm."""
+    return np.linalg.norm(np.asarray(image.affine, np.float64)[:3, :3], axis=0)
+
+
+def _shown(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import logging
+import math
 import os
 import re
 import tempfile
@@ -32,15 +34,19 @@ from monai_vqprior.data.volumes import (
     check_packages,
     check_slicing,
     find_volumes,
-    load_volume,
+    read_volume,
     volume_slices,
 )
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import check_writable, claim_output, write_png
 from monai_vqprior.values import PREPARE, check_values
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["PrepareSummary", "prepare_volumes", "read_subject_table"]
 
+#: how many times as long as another a side may be that counts as the same.
+_SAME_SIZE = 1.02
 _OWN_COLUMNS = ("case", "subject", "session", "split", "file")
 #: columns of OASIS-1's table -> the names that subjects.csv gives them.
 _OASIS1_COLUMNS = {"Age": "age", "M/F": "sex", "CDR": "cdr"}
@@ -189,8 +195,9 @@ def prepare_volumes(
     )
     with _staged_output(Path(output_dir), overwrite) as staging:
         skipped = []
+        voxels: dict[str, tuple[float, ...]] = {}
         for case in tqdm(cases, desc="volumes", unit="volume", disable=not progress):
-            fault = _write_case(staging, case, cut)
+            fault = _write_case(staging, case, cut, voxels)
             if fault and not skip_bad:
                 raise InputError(f"{fault} (--skip_bad leaves such volumes out.)")
             if fault:
@@ -198,6 +205,7 @@ def prepare_volumes(
         left_out = {file for file, _ in skipped}
         written = [case for case in cases if case.file not in left_out]
         _refuse_empty_split(cases, written, skipped)
+        _tell_of_voxels(voxels)
         _write_rows(staging / "subjects.csv", written, table)
     return _summarize(written, num_slices, skipped, table, naming.told(relative))
 
@@ -247,19 +255,44 @@ def _case_numbers(subjects: Sequence[str]) -> list[str]:
     return [f"{number_at[place] if place in number_at else next(following):03d}" for place in range(len(subjects))]
 
 
-def _write_case(dataset_dir: Path, case: _Case, cut: Callable[[np.ndarray], np.ndarray]) -> str:
-    """Write the slices of one volume, or none and return what is wrong with it."""
+def _write_case(
+    dataset_dir: Path, case: _Case, cut: Callable[..., np.ndarray], voxels: dict[str, tuple[float, ...]]
+) -> str:
+    """Write the slices of one volume, and note the size of its voxels, or do neither and return what is wrong."""
     try:
-        volume = load_volume(case.path)
+        volume, voxel_size = read_volume(case.path)
     except InputError as error:
         return str(error)  # names the file
     try:
-        pictures = cut(volume)
+        pictures = cut(volume, voxel_size=voxel_size)
     except InputError as error:
         return f"{case.path}: {error}"
     for index, picture in enumerate(pictures):
         write_png(split_folder(dataset_dir, case.split) / slice_name(case.case, index), picture)
+    voxels[case.file] = voxel_size
     return ""
+
+
+def _tell_of_voxels(voxels: Mapping[str, tuple[float, ...]]) -> None:
+    """Warn of voxels that are no cubes, and of those that differ, as brains then have other sizes in the pictures."""
+    long = [file for file, sizes in voxels.items() if max(sizes) > _SAME_SIZE * min(sizes)]
+    if long:
+        logger.warning(
+            "%d of %d volumes have voxels that are no cubes, such as %s with %s mm: pixels are made squares, and the "
+            "slices along the axis are those of the scan",
+            len(long), len(voxels), long[0], _shown(voxels[long[0]]),
+        )  # fmt: skip
+    small, large = (choose(voxels, key=lambda file: math.prod(voxels[file])) for choose in (min, max))
+    if any(b > _SAME_SIZE * a for a, b in zip(sorted(voxels[small]), sorted(voxels[large]), strict=True)):
+        logger.warning(
+            "voxels differ from volume to volume, such as %s mm in %s and %s mm in %s: brains of one size have other "
+            "sizes in the pictures, unless the volumes are resampled first",
+            _shown(voxels[small]), small, _shown(voxels[large]), large,
+        )  # fmt: skip
+
+
+def _shown(sizes: Sequence[float]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)
 
 
 def _refuse_empty_split(cases: Sequence[_Case], written: Sequence[_Case], skipped: Sequence[tuple[str, str]]) -> None:

@@ -17,6 +17,7 @@ The pictures are drawn in neurological convention: the patient's left is on the 
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -24,9 +25,17 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_vqprior.data.headers import check_header, check_volume, header_of
+from monai_vqprior.data.headers import (
+    check_checksum,
+    check_header,
+    check_orientation,
+    check_volume,
+    header_of,
+    voxel_sizes,
+)
 from monai_vqprior.data.volume_files import find_volumes, session_of, subject_of
 from monai_vqprior.errors import InputError, needs_extra
+from monai_vqprior.files import MOST_PIXELS
 from monai_vqprior.values import PREPARE, check_values
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "check_slicing",
     "find_volumes",
     "load_volume",
+    "read_volume",
     "session_of",
     "subject_of",
     "volume_slices",
@@ -49,15 +59,7 @@ def check_packages() -> None:
 
 def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
     """
-    Read a volume and turn it to RAS+ orientation: x grows to the patient's right, y to anterior, z to superior.
-
-    Oblique volumes are turned to the closest of the 48 orientations; nothing is resampled. Trailing axes of
-    length 1 are dropped (OASIS-1's volumes are 176 x 208 x 176 x 1).
-
-    Analyze 7.5 has no trustworthy orientation of its own. As nibabel and SPM do, its ``orient`` byte is ignored and
-    the axes are taken to run to left, anterior and superior, unless an SPM ``.mat`` file lies beside it. Should
-    a program have written x the other way around, left and right are exchanged. Volumes that were stored in another
-    plane, such as OASIS-1's raw sagittal scans, have to be converted to NIfTI first.
+    Read the voxels of a volume, turned to RAS+ orientation; see :func:`read_volume`.
 
     Args:
         path: ``.nii``, ``.nii.gz``, or the ``.img`` of an Analyze or NIfTI pair.
@@ -66,10 +68,36 @@ def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
         ``float32`` array of shape (X, Y, Z) with finite values, in the intensity units of the file.
 
     Raises:
-        InputError: naming the file, when it cannot be read, is an ``.img`` without ``.hdr``, is not a single 3-D
-            volume of real numbers, has more than :data:`monai_vqprior.files.MOST_VOXELS`, holds NaN or infinity, or
-            has the same value everywhere; naming the package,
-            when nibabel is not installed.
+        InputError: as :func:`read_volume`.
+    """
+    return read_volume(path)[0]
+
+
+def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """
+    Read a volume and turn it to RAS+ orientation: x grows to the patient's right, y to anterior, z to superior.
+
+    Oblique volumes are turned to the closest of the 48 orientations; nothing is resampled. Trailing axes of
+    length 1 are dropped (OASIS-1's volumes are 176 x 208 x 176 x 1).
+
+    Analyze 7.5 has no trustworthy orientation of its own. As nibabel and SPM do, its ``orient`` byte is ignored and
+    the axes are taken to run to left, anterior and superior, unless an SPM ``.mat`` file lies beside it. Should
+    a program have written x the other way around, left and right are exchanged. Volumes that were stored in another
+    plane, such as OASIS-1's raw sagittal scans, have to be converted to NIfTI first. A NIfTI file whose header has no
+    orientation, or two that contradict one another, is refused.
+
+    Args:
+        path: ``.nii``, ``.nii.gz``, or the ``.img`` of an Analyze or NIfTI pair.
+
+    Returns:
+        the voxels, a ``float32`` array of shape (X, Y, Z) with finite values, in the intensity units of the file, and
+        the sides of a voxel along x, y and z in mm.
+
+    Raises:
+        InputError: naming the file, when it cannot be read, is damaged by the checksum of gzip, is an ``.img`` without
+            ``.hdr``, is not a single 3-D volume of real numbers, has more than
+            :data:`monai_vqprior.files.MOST_VOXELS`, does not tell its orientation or its voxels' size, holds NaN or
+            infinity, or has the same value everywhere; naming the package, when nibabel is not installed.
     """
     with needs_extra("volumes", "reading a volume"):
         import nibabel
@@ -92,7 +120,10 @@ def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
             if not isinstance(image, SpatialImage):
                 raise InputError(f"{path} is not a volume: nibabel reads it as {type(image).__name__}.")
             check_volume(path, image)
-            data = nibabel.as_closest_canonical(image).get_fdata(dtype=np.float32)
+            check_checksum(path, image)
+            upright = nibabel.as_closest_canonical(image)
+            check_orientation(path, image)
+            data = upright.get_fdata(dtype=np.float32)
     except InputError:
         raise
     except (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, zlib.error, *format_errors) as error:
@@ -102,10 +133,11 @@ def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
     data = data.reshape(data.shape[:3])  # (X, Y, Z, 1, ...) -> (X, Y, Z)
     bad = int(data.size - np.isfinite(data).sum())
     if bad:
-        raise InputError(f"{path} holds NaN or infinity in {bad} of its {data.size} voxels.")
+        raise InputError(f"{path} holds NaN or infinity in {bad} of its {data.size} voxels: replace them.")
     if data.min() == data.max():
         raise InputError(f"{path} is empty: each of its voxels is {data.flat[0]:g}.")
-    return data
+    x, y, z = map(float, voxel_sizes(upright))
+    return data, (x, y, z)
 
 
 def volume_slices(
@@ -116,15 +148,19 @@ def volume_slices(
     size: int = 256,
     percentiles: tuple[float, float] = (0.5, 99.5),
     spacing: int = 1,
+    voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> np.ndarray:
     """
     Cut a volume into square 8-bit slices.
 
     The slices lie around the middle of the volume, in ascending order (for axis 2 from inferior to superior).
-    Intensities are scaled linearly, from two percentiles of the volume's non-zero voxels to 0 and 255, and clipped;
-    background (zero) stays 0. Each slice is padded with background to a square, centered on the
-    field of view, and resized bilinearly, with a Gaussian filter beforehand where it shrinks. Voxels count as cubes:
-    resample a volume with other voxels first (``monai.transforms.Spacing``), or its slices are stretched.
+    Intensities are scaled linearly, from two percentiles of the volume's voxels without the background to 0 and 255,
+    and clipped; background becomes 0. It is the value 0 where no voxel is negative, else the value that more than half
+    of the voxels at the border have, 0 or a negative one; other volumes have none.
+
+    Where the pixels of a slice are no squares, it is stretched bilinearly to squares of their shorter side. The slices
+    are those of the volume: none is interpolated between two. Each slice is padded with background to a square,
+    centered on the field of view, and resized bilinearly, with a Gaussian filter beforehand where it shrinks.
 
     ======  ========  =========  =============  =============
     axis    plane     top        left           right
@@ -143,25 +179,28 @@ def volume_slices(
         size: height and width of a slice in pixels; even, at least 16.
         percentiles: the percentiles that become 0 and 255, each in [0, 100].
         spacing: distance from slice to slice in voxels, at least 1.
+        voxel_size: sides of a voxel along x, y and z, as :func:`read_volume` returns them; only their ratios count.
 
     Returns:
         ``uint8`` array of shape (num_slices, size, size), rows from top to bottom.
 
     Raises:
-        InputError: when an argument is out of its range, the volume has too few slices, or its non-zero voxels have
-            no spread that could be scaled, or scikit-image is not installed.
+        InputError: when an argument is out of its range, the volume has too few slices, or its voxels without the
+            background have no spread that could be scaled, or scikit-image is not installed.
     """
     check_slicing(axis, num_slices, size, percentiles, spacing)
     if volume.ndim != 3:
         raise InputError(f"a volume must have 3 axes, got the shape {volume.shape}.")
     indices = _slice_indices(volume.shape[axis], axis, num_slices, center_offset, spacing)
-    low, high = _intensity_range(volume, percentiles)
+    background = _background(volume)
+    low, high = _intensity_range(volume[volume != background], percentiles)
 
     planes = np.moveaxis(volume, axis, 0)[indices]  # (X, Y, Z) -> (N, A, B)
     pictures = planes.transpose(0, 2, 1)[:, ::-1]  # (N, A, B) -> (N, B, A): A runs to the right and B runs up
     scaled = np.interp(pictures, (low, high), (0, 255))
-    scaled[pictures == 0] = 0
-    return np.stack([_fit(picture, size) for picture in scaled])
+    scaled[pictures == background] = 0
+    width, height = (side for place, side in enumerate(voxel_size) if place != axis)
+    return np.stack([_fit(_squared(picture, height, width), size) for picture in scaled])
 
 
 def check_slicing(axis: int, num_slices: int, size: int, percentiles: Sequence[float], spacing: int) -> None:
@@ -181,18 +220,40 @@ def _slice_indices(length: int, axis: int, num_slices: int, center_offset: int, 
     return np.arange(first, first + reach + 1, spacing)
 
 
-def _intensity_range(volume: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """The two percentiles of the non-zero voxels, as intensities."""
-    foreground = volume[volume != 0].astype(np.float64)
+def _background(volume: np.ndarray) -> float:
+    """The value of the background: 0 where nothing is negative, else that of most voxels at the border, or NaN."""
+    if volume.min() >= 0:
+        return 0.0
+    border = np.concatenate([np.moveaxis(volume, axis, 0)[[0, -1]].ravel() for axis in range(3)])
+    values, counts = np.unique(border, return_counts=True)
+    return float(values[counts.argmax()]) if 2 * counts.max() > border.size else math.nan
+
+
+def _intensity_range(foreground: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The two percentiles of the voxels that are no background, as intensities."""
     if not foreground.size:
-        raise InputError("the volume is empty: each of its voxels is 0.")
-    low, high = np.percentile(foreground, percentiles)
+        raise InputError("the volume is empty: each of its voxels has the same value.")
+    low, high = np.percentile(foreground.astype(np.float64), percentiles)
     if not low < high:
         raise InputError(
-            f"the percentiles {percentiles[0]:g} and {percentiles[1]:g} of the non-zero voxels are {low:g} and "
-            f"{high:g}: nothing to scale. Is it a mask?"
+            f"the percentiles {percentiles[0]:g} and {percentiles[1]:g} of the voxels without the background are "
+            f"{low:g} and {high:g}: nothing to scale. Is it a mask?"
         )
     return float(low), float(high)
+
+
+def _squared(picture: np.ndarray, height: float, width: float) -> np.ndarray:
+    """A slice (H, W) with pixels of these sides, stretched to square ones of the shorter side."""
+    side = min(height, width)
+    shape = tuple(round(length * of / side) for length, of in zip(picture.shape, (height, width), strict=True))
+    if shape == picture.shape:
+        return picture
+    if math.prod(shape) > MOST_PIXELS:
+        raise InputError(f"slices of {shape[0]} x {shape[1]} pixels would come of its voxels: resample it first.")
+    with needs_extra("volumes", "resizing slices"):
+        from skimage.transform import resize
+
+    return resize(picture, shape, order=1, mode="edge", anti_aliasing=False, preserve_range=True)
 
 
 def _fit(picture: np.ndarray, size: int) -> np.ndarray:

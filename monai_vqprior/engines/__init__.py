@@ -26,6 +26,7 @@ from monai_vqprior.engines.checkpoints import (
 from monai_vqprior.engines.memory import keep_freed_memory
 from monai_vqprior.engines.priors import start_prior
 from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
+from monai_vqprior.engines.scale import check_scale, slice_scale
 from monai_vqprior.engines.settings import check_conditions, component_config, read_settings, write_settings
 from monai_vqprior.engines.setup import (
     check_counts,
@@ -55,6 +56,7 @@ __all__ = [
     "check_output",
     "check_run",
     "check_same_autoencoder",
+    "check_scale",
     "check_settings",
     "check_shares",
     "check_spatial_size",
@@ -74,6 +76,7 @@ __all__ = [
     "read_weights",
     "select_device",
     "single_process",
+    "slice_scale",
     "start_prior",
     "start_processes",
     "state_to_resume",

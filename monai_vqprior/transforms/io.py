@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,48 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import open_picture
+from monai_vqprior.transforms.pictures import (
+    bands,
+    compare_checksums,
+    is_deep,
+    is_inverted,
+    open_slice,
+    read_grey,
+    read_values,
+    transparent_value,
+    turn_upright,
+)
 
 __all__ = ["LoadSlice", "LoadSliced"]
 
-# Pixels that are converted at a time: the intermediate results of a large picture are not held at once.
-_PIXELS_AT_ONCE = 1 << 20
+# Floating-point values may be so much over the one that is white: they were rounded.
+_ROUNDING = 1e-6
 
 
 class LoadSlice(Transform):
     """
     Read a slice from a PNG, JPEG or TIFF file as an 8-bit grey image, as a viewer shows it.
 
+    Orientation tags are followed, grey scales in which 0 is white are inverted, palettes and colors become luminance,
+    and what is transparent lies on black. Files with more than 8 bits are scaled linearly from 0 and ``max_value`` to 0
+    and 255. What viewers show in different ways is refused, and so are damaged files, by the checksums of PNG.
+    Gamma and color profiles are ignored.
+
     :class:`monai.transforms.LoadImage` returns the transpose in float32, leaves 16-bit and RGB files to the caller,
-    and wraps the error of a truncated file without its name. Here 16-bit and floating-point files are scaled to 8 bits,
-    and RGB ones become their luminance.
+    and wraps the error of a truncated file without its name.
 
     Args:
         max_value: the value that becomes 255 in files with more than 8 bits, such as 4095 for 12-bit data; by default
-            65535 for integers and 1 for floating point. Larger values are clipped.
+            65535 for integers and 1 for floating point. One file does not tell it:
+            :func:`monai_vqprior.transforms.find_max_value` finds it for a data set.
 
     Raises:
-        InputError: when a file is missing, truncated, not an image in one of these formats, larger than
-            :data:`monai_vqprior.files.MOST_PIXELS`, or holds NaN or infinity.
+        InputError: when a file is missing, damaged, not an image in one of these formats, larger than
+            :data:`monai_vqprior.files.MOST_PIXELS`, shown in different ways by viewers, or holds values that are NaN,
+            infinite, negative or larger than ``max_value``.
     """
 
     def __init__(self, max_value: float | None = None) -> None:
@@ -62,40 +78,31 @@ class LoadSlice(Transform):
         Returns:
             (1, H, W) uint8, rows from top to bottom.
         """
-        try:
-            with open_picture(path) as image:
-                if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
-                    pixels = _in_bands(image, lambda band: self._to_8_bit(np.asarray(band), path))
-                else:
-                    pixels = _in_bands(image, lambda band: np.asarray(band.convert("L")))
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist.") from None
-        except InputError:
-            raise
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).replace("\n", " ")
-            raise InputError(
-                f"{path} cannot be read as an image ({reason}): replace it, or leave such files out with --skip_bad."
-            ) from error
+        with open_slice(path) as image:
+            compare_checksums(image, path)
+            turn_upright(image)
+            convert = self._to_8_bit if is_deep(image) else read_grey
+            pixels = np.empty((image.height, image.width), np.uint8)
+            for rows, band in bands(image):
+                pixels[rows] = convert(band, image, path)
         return torch.from_numpy(pixels)[None]
 
-    def _to_8_bit(self, pixels: np.ndarray, path: str | Path) -> np.ndarray:
-        """Scale an image of more than 8 bits linearly, 0 to 0 and the largest value to 255."""
-        if not np.isfinite(pixels).all():
-            raise InputError(f"{path} holds NaN or infinity: replace it, or leave such files out with --skip_bad.")
-        largest = self.max_value or (1.0 if pixels.dtype.kind == "f" else 65535.0)
-        return np.rint(np.clip(pixels / largest, 0, 1) * 255).astype(np.uint8)
-
-
-def _in_bands(image: Image.Image, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """What becomes of a picture, (H, W) uint8, that is converted a few rows at a time."""
-    width, height = image.size
-    pixels = np.empty((height, width), np.uint8)
-    rows = max(1, _PIXELS_AT_ONCE // max(1, width))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        pixels[top:bottom] = convert(image.crop((0, top, width, bottom)))
-    return pixels
+    def _to_8_bit(self, band: Image.Image, image: Image.Image, path: str | Path) -> np.ndarray:
+        """Scale rows of more than 8 bits linearly, 0 to 0 and the largest value to 255, or the other way around."""
+        values = read_values(band, image, path)
+        of_floats = values.dtype.kind == "f"
+        largest = self.max_value or (1.0 if of_floats else 65535.0)
+        if values.max() > largest * (1 + _ROUNDING if of_floats else 1):
+            raise InputError(
+                f"{path} holds values up to {values.max():g}, more than the {largest:g} that is white: pass the value "
+                "that is white in your slices as --max_value, or leave such files out with --skip_bad."
+            )
+        shares = np.clip(values / largest, 0, 1)
+        pixels = np.rint((1 - shares if is_inverted(image) else shares) * 255).astype(np.uint8)
+        hidden = transparent_value(image)
+        if hidden is not None:
+            pixels[values == hidden] = 0
+        return pixels
 
 
 class LoadSliced(MapTransform):

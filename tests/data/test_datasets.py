@@ -179,6 +179,18 @@ class TestSliceDataset:
             assert items[i]["image"] in caplog.text
         assert "left out 3 of 12 slices" in caplog.text
 
+    @pytest.mark.parametrize(("max_value", "told"), [(None, True), (4095, False)])
+    def test_tells_of_slices_that_are_nearly_black(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, max_value: float | None, told: bool
+    ) -> None:
+        for number in range(3):
+            image = np.full(SIZE, 2000 if number < 2 else 4095, np.uint16)  # 12 bits in 16: white is 16 of 255
+            Image.fromarray(image).save(tmp_path / f"{number}.png")
+        items = [{"image": str(tmp_path / f"{number}.png")} for number in range(3)]
+        with caplog.at_level(logging.WARNING):
+            make(items, LoadSliced("image", max_value))
+        assert ("no pixel of 3 slices is brighter than 16 of 255" in caplog.text) is told
+
     def test_refuses_when_none_is_left(self, items: list[dict[str, Any]]) -> None:
         with pytest.raises(InputError, match="no slice is left"):
             make(items, spatial_size=8, skip_bad=True)

@@ -269,7 +269,7 @@ class TestVolumeSlices:
 
     @settings(max_examples=60, deadline=None)
     @given(
-        volume=arrays(np.float32, (16, 16, 1), elements=st.sampled_from([0.0, -50.0]) | st.floats(-1e3, 1e6, width=32)),
+        volume=arrays(np.float32, (16, 16, 1), elements=st.just(0.0) | st.floats(0, 1e6, width=32)),
         low=st.floats(0, 40),
         high=st.floats(60, 100),
     )
@@ -363,7 +363,7 @@ class TestVolumeSlices:
         ("volume", "message"),
         [
             (np.zeros((16, 16, 4)), "the volume is empty"),
-            (np.tri(16)[..., None] * np.ones(4), "of the non-zero voxels are 1 and 1: nothing to scale"),
+            (np.tri(16)[..., None] * np.ones(4), "of the voxels without the background are 1 and 1: nothing to scale"),
             (np.ones((16, 16)), r"3 axes, got the shape \(16, 16\)"),
         ],
     )

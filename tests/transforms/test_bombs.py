@@ -128,7 +128,7 @@ def test_bands_are_put_together_again(tmp_path: Path, monkeypatch: pytest.Monkey
         Image.fromarray(image).save(path)
         whole = LoadSlice()(path)
         for size in (1, 14, 50, 160):
-            monkeypatch.setattr("monai_vqprior.transforms.io._PIXELS_AT_ONCE", size)
+            monkeypatch.setattr("monai_vqprior.transforms.pictures._PIXELS_AT_ONCE", size)
             assert np.array_equal(LoadSlice()(path), whole)
         monkeypatch.undo()
 

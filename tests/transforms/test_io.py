@@ -86,12 +86,6 @@ class TestLoadSlice:
         assert image.mode == "P"
         check(save(tmp_path / "a.png", image), luminance(palette[BYTES]), tolerance=1)
 
-    @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-    def test_opacity_is_ignored(self, tmp_path: Path, mode: str) -> None:
-        image = Image.fromarray(BYTES).convert(mode)
-        image.putalpha(Image.fromarray(BYTES.T.copy()).resize(image.size))
-        check(save(tmp_path / "a.png", image), BYTES)
-
     def test_one_bit(self, tmp_path: Path) -> None:
         check(save(tmp_path / "a.png", BYTES > 99), np.where(BYTES > 99, 255, 0))
 
@@ -111,22 +105,40 @@ class TestLoadSlice:
     @pytest.mark.parametrize("suffix", [".png", ".tif"])
     @pytest.mark.parametrize("max_value", [4095, 1000.5, 65535])
     def test_the_value_that_becomes_white(self, tmp_path: Path, max_value: float, suffix: str) -> None:
-        words = WORDS // 8  # about half of them are over 4095
-        expected = np.clip(words / max_value, 0, 1) * 255
-        check(save(tmp_path / f"a{suffix}", words), expected, tolerance=0.5, max_value=max_value)
+        words = (WORDS / 65535 * max_value).astype(np.uint16)
+        check(save(tmp_path / f"a{suffix}", words), words / max_value * 255, tolerance=0.5, max_value=max_value)
+        if max_value < 65535:
+            words[2, 3] = max_value + 1
+            with pytest.raises(InputError, match=rf"a\{suffix} holds values up to {words.max()}, more .* --max_value"):
+                LoadSlice(max_value)(save(tmp_path / f"a{suffix}", words))
 
     def test_max_value_does_not_touch_8_bits(self, tmp_path: Path) -> None:
         check(save(tmp_path / "a.png", BYTES), BYTES, max_value=100)
 
     @pytest.mark.parametrize(("max_value", "largest"), [(None, 1.0), (80.0, 80.0)])
     def test_floating_point(self, tmp_path: Path, max_value: float | None, largest: float) -> None:
-        image = RNG.uniform(-0.2 * largest, 1.2 * largest, (9, 7)).astype(np.float32)
-        expected = np.clip(image / largest, 0, 1) * 255
-        check(save(tmp_path / "a.tif", image), expected, tolerance=0.5 + 1e-4, max_value=max_value)
+        image = RNG.uniform(0, largest, (9, 7)).astype(np.float32)
+        image[0, 0] = np.nextafter(np.float32(largest), np.float32(np.inf))  # rounded
+        check(save(tmp_path / "a.tif", image), image / largest * 255, tolerance=0.5 + 1e-4, max_value=max_value)
+        image[0, 0] = 1.01 * largest
+        with pytest.raises(InputError, match=r"a\.tif holds values up to .*, more than the .* --max_value"):
+            LoadSlice(max_value)(save(tmp_path / "a.tif", image))
 
-    def test_32_bit_integers(self, tmp_path: Path) -> None:
-        image = WORDS.astype(np.int32) - 1000  # what is negative is black
-        check(save(tmp_path / "a.tif", image), np.clip(image / 65535, 0, 1) * 255, tolerance=0.5)
+    @pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int16])
+    def test_other_integers(self, tmp_path: Path, dtype: type) -> None:
+        image = (WORDS // 2).astype(dtype)
+        check(save(tmp_path / "a.tif", image), image / 65535 * 255, tolerance=0.5)
+
+    def test_integers_of_all_32_bits(self, tmp_path: Path) -> None:
+        image = np.linspace(0, 2**32 - 1, 63).reshape(9, 7).astype(np.uint32)
+        check(save(tmp_path / "a.tif", image), image / (2**32 - 1) * 255, tolerance=0.5, max_value=2**32 - 1)
+
+    @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.float32])
+    def test_refuses_negative_values(self, tmp_path: Path, dtype: type) -> None:
+        image = np.zeros((9, 7), dtype)
+        image[3, 4] = -3
+        with pytest.raises(InputError, match=r"a\.tif holds negative values, down to -3: shift or clip them"):
+            LoadSlice()(save(tmp_path / "a.tif", image))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_refuses_nan_and_infinity(self, tmp_path: Path, value: float) -> None:
