@@ -200,7 +200,7 @@ def test_every_setting_refuses_nonsense(
         (["prepare", "--volumes", "v", "--output", "o", "--fractions", "0.5", "0.5"], "--fractions"),
         (["prepare", "--volumes", "v", "--output", "o", "--fractions", "1", "1", "1"], "add up to 1"),
         (["prepare", "--volumes", "v", "--output", "o", "--percentiles", "99", "1"], "two ascending numbers"),
-        (["train", "--dataset_dir", "$1/0"], "must be given as it is"),
+        (["train", "--dataset_dir", "data", "--resume", "$1/0"], "must be given as it is"),
     ],
 )
 def test_words_that_are_no_command_line(

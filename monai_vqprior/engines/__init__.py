@@ -39,9 +39,11 @@ from monai_vqprior.engines.setup import (
     check_window,
     check_writable,
     claim_run,
+    log_folder,
     mixed_precision,
     select_device,
     state_to_resume,
+    tell,
 )
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "joined_processes",
     "keep_freed_memory",
     "load_weights",
+    "log_folder",
     "mixed_precision",
     "read_checkpoint",
     "read_settings",
@@ -77,6 +80,7 @@ __all__ = [
     "start_prior",
     "start_processes",
     "state_to_resume",
+    "tell",
     "tell_of_another_autoencoder",
     "unwrap",
     "write_settings",

@@ -96,7 +96,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if fault is not None:
         raise _unreadable(path, fault)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with Path(path).open("rb") as file:  # torch opens no path that is not UTF-8
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything, KeyError for plain text
         # Torch's own message advises to run whatever code the file holds.
         raise _unreadable(path, type(error).__name__) from error

@@ -23,7 +23,7 @@ import torch
 
 from monai_vqprior.engines.processes import Processes
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import check_writable, path_before
+from monai_vqprior.files import check_writable, log_folder, path_before, tell
 from monai_vqprior.losses import SSIM_WINDOW
 from monai_vqprior.values import SIZE, check_settings
 
@@ -39,9 +39,11 @@ __all__ = [
     "check_window",
     "check_writable",
     "claim_run",
+    "log_folder",
     "mixed_precision",
     "select_device",
     "state_to_resume",
+    "tell",
 ]
 
 
@@ -303,7 +305,7 @@ def claim_run(
     elif weights.is_file() and state_to_resume(state) is None:
         aside = _unused(path_before(weights))
         weights.rename(aside)
-        print(f"{weights} belongs to no training that has begun: moved to {aside}")
+        tell(f"{weights} belongs to no training that has begun: moved to {aside}")
 
 
 def _unused(path: Path) -> Path:
