@@ -35,7 +35,7 @@ _NO_NUMBERS = ["", " ", "nan", "inf", "-inf", "abc", "[]", "{}", "True", "\0", "
 _NO_WHOLE = [*_NO_NUMBERS, "1.5", "-0.5", "1e308", BIG, "[1]"]
 _NO_SHARES = [*_NO_NUMBERS, "-0.5", "-1", "1.5", BIG, "1e308", "[0,1]", "None"]
 _NO_FLAGS = ["", " ", "0", "1", "1.5", "nan", "abc", "yes", "[]", "{}", "None", "\0"]
-_NO_PATHS = ["", " ", "\0", "a\0b", "\udcff"]
+_NO_PATHS = ["", " ", "\0", "a\0b", "\ud800"]
 _NO_PAIRS = [*_NO_NUMBERS, "-1", "[1]", "[1,2,3]", "['a',1]", "[1,'nan']", "[1,1e308]", "[True,1]", "None"]
 
 #: names, values that are right, values that are wrong.
