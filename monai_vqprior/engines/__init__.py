@@ -24,7 +24,7 @@ from monai_vqprior.engines.checkpoints import (
     unwrap,
 )
 from monai_vqprior.engines.memory import keep_freed_memory
-from monai_vqprior.engines.priors import start_prior
+from monai_vqprior.engines.priors import check_grids, code_vectors, start_prior
 from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
 from monai_vqprior.engines.settings import check_conditions, component_config, read_settings, write_settings
 from monai_vqprior.engines.setup import (
@@ -36,6 +36,7 @@ from monai_vqprior.engines.setup import (
     check_settings,
     check_shares,
     check_spatial_size,
+    check_trainable,
     check_window,
     check_writable,
     claim_run,
@@ -52,6 +53,7 @@ __all__ = [
     "Processes",
     "check_conditions",
     "check_counts",
+    "check_grids",
     "check_not_negative",
     "check_num_embeddings",
     "check_output",
@@ -60,9 +62,11 @@ __all__ = [
     "check_settings",
     "check_shares",
     "check_spatial_size",
+    "check_trainable",
     "check_window",
     "check_writable",
     "claim_run",
+    "code_vectors",
     "component_config",
     "find_checkpoint",
     "fingerprint",

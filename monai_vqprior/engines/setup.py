@@ -36,6 +36,7 @@ __all__ = [
     "check_settings",
     "check_shares",
     "check_spatial_size",
+    "check_trainable",
     "check_window",
     "check_writable",
     "claim_run",
@@ -316,13 +317,28 @@ def _unused(path: Path) -> Path:
 
 def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:
     """
-    Check that a codebook has as many codes as metrics and prior are told.
+    Check that a codebook, or a network with one, has as many codes as metrics and prior are told.
+
+    Args:
+        codebook: with an attribute ``num_embeddings``; another one is not checked.
+        num_embeddings: number of codes, K.
 
     Raises:
         InputError: when it has not.
     """
-    if codebook.num_embeddings != num_embeddings:
+    number = getattr(codebook, "num_embeddings", num_embeddings)
+    if number != num_embeddings:
         raise InputError(
-            f"the codebook has {codebook.num_embeddings} codes, but num_embeddings is {num_embeddings}: pass "
-            f"--num_embeddings {codebook.num_embeddings}."
+            f"the codebook has {number} codes, but num_embeddings is {num_embeddings}: pass --num_embeddings {number}."
         )
+
+
+def check_trainable(network: torch.nn.Module) -> None:
+    """
+    Refuse to train a network that was loaded from TorchScript: its codes do not follow, and no gradient passes them.
+
+    Raises:
+        InputError: when it is one.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError("network_def is TorchScript, which is for use: train the network that it was made of.")
