@@ -25,7 +25,7 @@ from monai_vqprior.engines.checkpoints import (
 )
 from monai_vqprior.engines.memory import keep_freed_memory
 from monai_vqprior.engines.priors import check_grids, code_vectors, start_prior
-from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
+from monai_vqprior.engines.processes import Processes, data_parallel, joined_processes, single_process, start_processes
 from monai_vqprior.engines.settings import check_conditions, component_config, read_settings, write_settings
 from monai_vqprior.engines.setup import (
     check_counts,
@@ -68,6 +68,7 @@ __all__ = [
     "claim_run",
     "code_vectors",
     "component_config",
+    "data_parallel",
     "find_checkpoint",
     "fingerprint",
     "has_other_codes",
