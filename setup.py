@@ -47,7 +47,7 @@ setup(
         "torch>=2.8",
         "numpy",
         "scipy",
-        "pytorch-ignite>=0.5",
+        "pytorch-ignite>=0.5.1",
         "pillow>=10.1",
         "pyyaml",
         "tqdm",

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monai_vqprior.config_text import as_config
 from monai_vqprior.errors import InputError
 from monai_vqprior.failures import explain_failure
 from monai_vqprior.files import atomic_path, claim_output, read_json
@@ -233,10 +234,18 @@ def _value(item: Any, config: Mapping[str, Any]) -> Any:
 
 
 def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> str:
-    """The ``python -m monai.bundle run`` command that does the same, to be pasted into a POSIX shell."""
+    """
+    The ``python -m monai.bundle run`` command that does the same, to be pasted into a POSIX shell.
+
+    Args:
+        root: folder of the bundle.
+        names: see :func:`run_configs`.
+        overrides: values as a configuration holds them, see :func:`~monai_vqprior.config_text.as_config`.
+    """
     files = [str(root / "configs" / name) for name in names]
-    words = ["python", "-m", "monai.bundle", "run", "--config_file", files[0] if len(files) == 1 else str(files)]
-    for key, value in {"bundle_root": str(root), **overrides}.items():
+    one = len(files) == 1 and files[0].isprintable()
+    words = ["python", "-m", "monai.bundle", "run", "--config_file", files[0] if one else str(files)]
+    for key, value in overrides.items():
         words += [f"--{key}", str(value)]
     # Double quotes around a list of quoted names read better than shlex's escapes.
     return " ".join(f'"{w}"' if "'" in w and not set(w) & set('"$`\\!') else shlex.quote(w) for w in words)
@@ -259,9 +268,14 @@ def check_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]
     config = load_configs(root, names)
     check_overrides(overrides, config)
     with _explained(overrides, config):
-        parser = ConfigParser({**config, "bundle_root": str(root)})
-        parser.update(dict(overrides))
+        parser = ConfigParser(dict(config))
+        parser.update(_held(root, overrides))
         parser.get_parsed_content("checks")
+
+
+def _held(root: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides and the folder of the bundle, as a configuration holds them."""
+    return {key: as_config(key, value) for key, value in {"bundle_root": str(root), **overrides}.items()}
 
 
 @contextmanager
@@ -290,8 +304,9 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
     """
     config = load_configs(root, names)
     check_overrides(overrides, config)
+    held = _held(root, overrides)
     if os.environ.get("RANK", "0") == "0":  # not once more for each process of torchrun
-        print(f"$ {command_line(root, names, overrides)}", flush=True)
+        print(f"$ {command_line(root, names, held)}", flush=True)
 
     from monai.bundle import run
 
@@ -304,4 +319,4 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
         # MONAI warns that a configuration can run code, whoever wrote it; this one is the package's or the user's own.
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
         with _explained(overrides, config):
-            run(config_file=[str(root / "configs" / name) for name in names], bundle_root=str(root), **overrides)
+            run(config_file=[str(root / "configs" / name) for name in names], **held)

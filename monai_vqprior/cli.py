@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -78,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _execute(arguments: Sequence[str] | None) -> int:
     """Run a command, and return its exit status."""
     output = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may have signs that it has not
+            stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_failed
     try:
         options = parse_command(arguments)
@@ -122,13 +126,13 @@ def _flush() -> int | None:
 
 
 def _print_error(message: object) -> None:
-    """One line, also where a path has a line break in it, below the progress bars that are shown."""
+    """One line, below the progress bars that are shown."""
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 
         for bar in list(getattr(tqdm, "_instances", ())):
             bar.close()
-    print(f"vqprior: error: {message}".replace("\n", "\\n"), file=sys.stderr)
+    print(f"vqprior: error: {message}", file=sys.stderr)
 
 
 def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> None:

@@ -16,7 +16,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["AlreadyDoneError", "InputError", "chain_of", "input_error_in", "needs_extra", "system_error_in"]
+__all__ = [
+    "AlreadyDoneError", "InputError", "chain_of", "input_error_in", "needs_extra", "one_line", "reason_of",
+    "system_error_in",
+]  # fmt: skip
 
 #: What a file system may refuse. Connections of processes have other numbers, and are no matter of the user's paths.
 _OF_FILES = {
@@ -38,11 +41,28 @@ class InputError(ValueError):
     The message is one line that names the file or the value and says what to do. The command line prints it and
     exits with status 2; every other exception is a bug and keeps its traceback. Constructors raise it for
     arguments out of range, which come from configurations and the command line; it is a :class:`ValueError`.
+    Line breaks and other signs without a shape, which a path may have, are escaped.
+
+    Args:
+        message: the line.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class AlreadyDoneError(InputError):
     """What was asked for is done already, such as a training that has had all its epochs."""
+
+
+def one_line(text: str) -> str:
+    """Text with an escape (``\\n``, ``\\udce9``) for each line break, control sign, and byte that is no UTF-8."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception of any library says, in one line; the name of its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def input_error_in(error: BaseException) -> InputError | None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from monai_vqprior.errors import InputError, chain_of, input_error_in, system_error_in
+from monai_vqprior.errors import InputError, chain_of, input_error_in, reason_of, system_error_in
 from monai_vqprior.overrides import item_at, parts_of, texts_in
 from monai_vqprior.values import SETTINGS, is_expression, shown
 
@@ -153,5 +153,5 @@ def _class_name(component: Mapping[str, Any]) -> str:
 def _explained(keys: list[str], overrides: Mapping[str, Any], what: str, reason: BaseException) -> InputError:
     """The line about overrides that a run fails with."""
     given = " ".join(f"--{key} {shown(overrides[key])}" for key in keys)
-    told = " ".join(str(reason).split())[:_LONGEST_REASON]
+    told = reason_of(reason)[:_LONGEST_REASON]
     return InputError(f"{given}: {what} ({type(reason).__name__}: {told}).")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, reason_of
 
 __all__ = [
     "MOST_PIXELS",
@@ -33,9 +34,11 @@ __all__ = [
     "check_extent",
     "check_writable",
     "claim_output",
+    "log_folder",
     "open_picture",
     "path_before",
     "read_json",
+    "tell",
     "write_png",
     "write_text",
 ]
@@ -108,6 +111,12 @@ def _renamed_to(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def tell(*words: object) -> None:
+    """Print a line, with escapes for what standard output has no signs for, such as the path of a result."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(" ".join(map(str, words)).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> Path:
     """
     Write an 8-bit image as PNG, under a temporary name first.
@@ -130,10 +139,40 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write ``text`` as UTF-8, under a temporary name first, and return the path that was written."""
+    """
+    Write ``text`` as UTF-8, under a temporary name first, and return the path that was written.
+
+    In the name of a file that is not UTF-8 each such byte becomes an escape, ``\\udce9`` for 0xe9, so that any program
+    reads the text.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
+
+
+def log_folder(path: str | os.PathLike[str]) -> str:
+    """
+    A path of a folder that TensorBoard can write to, whose own paths must be UTF-8; made if need be.
+
+    Args:
+        path: the folder, of any bytes.
+
+    Returns:
+        the path itself where it is UTF-8, else one that leads there by way of the folder, open until the process ends.
+
+    Raises:
+        InputError: when the system has no such other path.
+    """
+    folder = os.fspath(path)
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        other = Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}")
+        if not other.is_dir():
+            raise InputError(f"{folder} is not UTF-8, and TensorBoard cannot write there: name another.") from None
+        return str(other)
+    return folder
 
 
 def claim_output(path: str | os.PathLike[str], overwrite: bool = False, what: str = "files") -> Path:
@@ -239,7 +278,7 @@ def read_json(
             raise ValueError(f"a {type(content).__name__}, not an object")
         _check_plain(content)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}): {advice}.") from error
+        raise InputError(f"{path} cannot be read ({reason_of(error)}): {advice}.") from error
     return content
 
 
@@ -271,7 +310,7 @@ def _check_plain(content: Any) -> None:
         for item in level:
             for text in item if isinstance(item, dict) else (item,):
                 if isinstance(text, str) and not text.isascii():
-                    text.encode()
+                    text.encode(errors="surrogateescape")
         inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
         level = [value for values in inner for value in values]
         if not level:
@@ -307,7 +346,7 @@ def check_writable(folder: str | os.PathLike[str], what: str = "results") -> Non
         if isinstance(error, InputError):
             raise
         # What is no path at all, such as one with a null byte, is a ValueError.
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else reason_of(error)
         raise InputError(f"{folder} cannot be written to ({reason}): name another folder for the {what}.") from error
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,15 +105,17 @@ class Option:
         """
         if self.expressions and is_expression(text):
             return text
-        if self.name in _READ_HERE and is_expression(text):
+        is_path = self.kind.accepts(Path())  # only kinds that are paths take such objects
+        if self.name in _READ_HERE and is_expression(text) and not is_path:
             raise InputError(
-                f"--{self.name} must be given as it is, for it is read before the configuration, got {text!r}: write "
-                "./ before a path that begins with such a sign."
+                f"--{self.name} must be given as it is, for it is read before the configuration, got {text!r}."
             )
         value = self.kind.read(text)
         self.kind.check(f"--{self.name}", value)
-        # Only kinds that are paths take such objects.
-        return os.path.expanduser(value) if isinstance(value, str) and self.kind.accepts(Path()) else value  # noqa: PTH111
+        if not (is_path and isinstance(value, str)):
+            return value
+        path = os.path.expanduser(value)  # noqa: PTH111
+        return f"./{path}" if is_expression(path) else path  # a path, whatever it begins with
 
 
 class _Together(argparse.Action):
@@ -137,11 +140,24 @@ def parse_command(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         InputError: when a command or an option does not exist, is missing, or has a wrong value.
     """
-    options, rest = command_parser().parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options, rest = command_parser().parse_known_args(_with_values(words))
     options.overrides = _overrides(rest)
     if options.overrides and not options.takes_overrides:
         raise InputError(f"vqprior {options.command} has no option --{next(iter(options.overrides))}.")
     return options
+
+
+def _with_values(words: Sequence[str]) -> list[str]:
+    """Words of a command line, with ``--key -value`` as ``--key=-value``: a path may begin with a hyphen."""
+    joined: list[str] = []
+    for word in words:
+        of_option = bool(joined) and joined[-1].startswith("--") and "=" not in joined[-1]
+        if of_option and re.fullmatch(r"-(?![-\d.]|h$).*", word, re.DOTALL):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, reason_of
 from monai_vqprior.values import FLAG, NUMBER, SETTINGS, Kind, is_expression, shown
 
 __all__ = ["check_overrides", "item_at", "parts_of", "texts_in", "unknown_argument"]
@@ -138,7 +138,9 @@ def _check_texts(key: str, value: Any, config: Mapping[str, Any]) -> None:
             try:
                 compile(re.sub(r"@[\w#:]+", "_", text[1:]), "expression", "exec")
             except (SyntaxError, ValueError) as error:
-                raise InputError(f"--{key} must be an expression of Python, got {shown(text)} ({error}).") from error
+                raise InputError(
+                    f"--{key} must be an expression of Python, got {shown(text)} ({reason_of(error)})."
+                ) from error
         for reference in _references(text):
             if not _exists(reference, config):
                 raise InputError(f"--{key} refers to @{reference}, which the configuration does not have.")
@@ -179,7 +181,7 @@ def _located(target: str) -> Any:
     try:
         return pydoc.locate(name)
     except pydoc.ErrorDuringImport as error:
-        raise InputError(f"{name} cannot be imported: {error}") from error
+        raise InputError(f"{name} cannot be imported: {reason_of(error)}") from error
 
 
 def _check_kind(kind: Kind | None, key: str, value: Any) -> None:

@@ -166,6 +166,15 @@ def _is_text(value: str) -> bool:
     return value.strip() != "" and "\0" not in value
 
 
+def _is_path(value: str) -> bool:
+    """Whether a text can be a path: any bytes, be they UTF-8 or not, as Python holds those of a command line."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return value.strip() != "" and "\0" not in value
+
+
 #: true or false.
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 #: any number but infinity and NaN.
@@ -173,7 +182,7 @@ NUMBER = Kind("a finite number", _is_number)
 #: text with something in it, such as the path of a file.
 TEXT = Kind("text that is not empty", lambda value: isinstance(value, str) and _is_text(value))
 #: the path of a file or folder, as text or an object.
-PATH = Kind("a path that is not empty", lambda value: isinstance(value, (str, os.PathLike)) and _is_text(str(value)))
+PATH = Kind("a path that is not empty", lambda value: isinstance(value, (str, os.PathLike)) and _is_path(str(value)))
 #: the name of a device, or PyTorch's own object, which is known by its name: to import PyTorch takes seconds.
 DEVICE = Kind(
     "a device, such as cpu or cuda:0", lambda value: TEXT.accepts(value) or type(value).__qualname__ == "device"
@@ -331,6 +340,10 @@ SETTINGS: dict[str, Kind] = {
 }
 
 
+#: paths that a user gives; others are made of them.
+_GIVEN_PATHS = {"bundle_root", "dataset_dir", "output_dir", "ckpt", "ckpt_prior", "pretrained"}
+
+
 def _ascend(value: Any) -> bool:
     return several(number(0, 100), 2, 2).accepts(value) and value[0] < value[1]
 
@@ -397,5 +410,18 @@ def check_setting(name: str, value: Any) -> None:
 
 
 def check_settings(**values: Any) -> None:
-    """Refuse the first of some values that its setting cannot have; see :func:`check_setting`."""
+    """
+    Refuse the first of some values that its setting cannot have; see :func:`check_setting`.
+
+    Raises:
+        InputError: also for a path that MONAI has rewritten: it makes ``::`` of each ``#`` in a configuration, and the
+            results would lie elsewhere than where they were asked for.
+    """
     check_values(SETTINGS, **values)
+    for name in _GIVEN_PATHS & set(values):
+        value = values[name]
+        if isinstance(value, str) and "::" in value:  # text of the command vqprior comes as another object
+            raise InputError(
+                f"{name} is {shown(value)}, and MONAI writes :: where a path has #: use the command vqprior, which "
+                "takes any path, or a link without these signs."
+            )

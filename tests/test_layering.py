@@ -31,7 +31,7 @@ ORDER = [
     ["engines", "inferers", "metrics"],
     ["handlers"],
     ["report"],
-    ["bundles", "cli", "failures", "options", "overrides", "__main__", "__init__"],
+    ["bundles", "cli", "config_text", "failures", "options", "overrides", "__main__", "__init__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

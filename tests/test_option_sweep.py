@@ -35,7 +35,7 @@ _NO_NUMBERS = ["", " ", "nan", "inf", "-inf", "abc", "[]", "{}", "True", "\0", "
 _NO_WHOLE = [*_NO_NUMBERS, "1.5", "-0.5", "1e308", BIG, "[1]"]
 _NO_SHARES = [*_NO_NUMBERS, "-0.5", "-1", "1.5", BIG, "1e308", "[0,1]", "None"]
 _NO_FLAGS = ["", " ", "0", "1", "1.5", "nan", "abc", "yes", "[]", "{}", "None", "\0"]
-_NO_PATHS = ["", " ", "\0", "a\0b", "\udcff"]
+_NO_PATHS = ["", " ", "\0", "a\0b", "\ud800"]
 _NO_PAIRS = [*_NO_NUMBERS, "-1", "[1]", "[1,2,3]", "['a',1]", "[1,'nan']", "[1,1e308]", "[True,1]", "None"]
 
 #: names, values that are right, values that are wrong.
@@ -223,7 +223,7 @@ def test_every_setting_refuses_nonsense(
         (["prepare", "--volumes", "v", "--output", "o", "--fractions", "0.5", "0.5"], "--fractions"),
         (["prepare", "--volumes", "v", "--output", "o", "--fractions", "1", "1", "1"], "add up to 1"),
         (["prepare", "--volumes", "v", "--output", "o", "--percentiles", "99", "1"], "two ascending numbers"),
-        (["train", "--dataset_dir", "$1/0"], "must be given as it is"),
+        (["train", "--dataset_dir", "data", "--resume", "$1/0"], "must be given as it is"),
     ],
 )
 def test_words_that_are_no_command_line(

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import torch
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ckpt_export, create_workflow, verify_metadata, verify_net_in_out
 from monai.data import load_net_with_metadata
+from packaging.specifiers import SpecifierSet
 
 from monai_vqprior.data import write_phantom
 
@@ -135,6 +137,35 @@ def test_files_and_version() -> None:
 
 def test_metadata(folder: Path) -> None:
     verify_metadata(meta_file="bundle/configs/metadata.json", filepath="bundle/eval/schema.json")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bundle").rglob("*.json")), ids=lambda path: path.name)
+def test_json_is_formatted_as_the_zoo_formats_it(path: Path) -> None:
+    """By pre-commit's pretty-format-json with --no-sort-keys and --indent=4."""
+    text = path.read_text(encoding="utf-8")
+    assert text == json.dumps(json.loads(text), indent=4) + "\n"
+
+
+def test_versions_can_be_installed_on_the_python_of_the_zoo() -> None:
+    told = metadata()
+    versions = {"monai": told["monai_version"], "torch": told["pytorch_version"], "numpy": told["numpy_version"]}
+    for name, version in {**versions, **told["required_packages_version"]}.items():
+        found = distribution(name)
+        if found.version.partition("+")[0] == version:
+            assert SpecifierSet(found.metadata["Requires-Python"]).contains("3.10"), name
+
+
+def test_data_formats_and_figures_are_told_in_full() -> None:
+    told = metadata()
+    for network in ("network_data_format", "prior_data_format"):
+        for side in told[network].values():
+            for tensor in side.values():
+                assert tensor["modality"] == "MR"
+                assert list(tensor["channel_def"]) == [str(channel) for channel in range(tensor["num_channels"])]
+    row = re.search(r"\| SSIM \| brain SSIM .*\n.*\n(.*)", (ROOT / "bundle" / "docs" / "README.md").read_text("utf-8"))
+    assert row is not None
+    figures = [float(cell.split()[0]) for cell in row[1].strip("| ").split("|")]
+    assert list(told["eval_metrics"].values()) == figures[:-1]  # the last one is that of a histogram
 
 
 def test_metadata_that_breaks_the_schema_is_refused(folder: Path) -> None:

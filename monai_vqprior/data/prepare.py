@@ -362,7 +362,7 @@ def _write_rows(path: Path, cases: Sequence[_Case], table: Mapping[str, dict[str
     """Write ``subjects.csv``, a row for each case."""
     rows = table or {}
     joined = list(_joined_columns(next(iter(rows.values())))) if rows else []
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, [*_OWN_COLUMNS, *joined], restval="", lineterminator="\n")
         writer.writeheader()
         for case in cases:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, reason_of
 
 __all__ = ["ID_COLUMNS", "read_table"]
 
@@ -53,7 +53,7 @@ def read_table(
         reader.fieldnames = columns
         rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table (CSV or TSV, UTF-8): {error}") from error
+        raise InputError(f"{path} cannot be read as a table (CSV or TSV, UTF-8): {reason_of(error)}") from error
     id_column = next((column for column in id_columns if column in columns), None)
     if id_column is None:
         raise InputError(f"{path} has no column of ids ({', '.join(id_columns)}); its columns: {', '.join(columns)}.")

@@ -24,8 +24,8 @@ from monai_vqprior.engines.checkpoints import (
     unwrap,
 )
 from monai_vqprior.engines.memory import keep_freed_memory
-from monai_vqprior.engines.priors import start_prior
-from monai_vqprior.engines.processes import Processes, joined_processes, single_process, start_processes
+from monai_vqprior.engines.priors import check_grids, code_vectors, start_prior
+from monai_vqprior.engines.processes import Processes, data_parallel, joined_processes, single_process, start_processes
 from monai_vqprior.engines.scale import check_scale, slice_scale
 from monai_vqprior.engines.settings import check_conditions, component_config, read_settings, write_settings
 from monai_vqprior.engines.setup import (
@@ -37,12 +37,15 @@ from monai_vqprior.engines.setup import (
     check_settings,
     check_shares,
     check_spatial_size,
+    check_trainable,
     check_window,
     check_writable,
     claim_run,
+    log_folder,
     mixed_precision,
     select_device,
     state_to_resume,
+    tell,
 )
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "Processes",
     "check_conditions",
     "check_counts",
+    "check_grids",
     "check_not_negative",
     "check_num_embeddings",
     "check_output",
@@ -60,16 +64,20 @@ __all__ = [
     "check_settings",
     "check_shares",
     "check_spatial_size",
+    "check_trainable",
     "check_window",
     "check_writable",
     "claim_run",
+    "code_vectors",
     "component_config",
+    "data_parallel",
     "find_checkpoint",
     "fingerprint",
     "has_other_codes",
     "joined_processes",
     "keep_freed_memory",
     "load_weights",
+    "log_folder",
     "mixed_precision",
     "read_checkpoint",
     "read_settings",
@@ -80,6 +88,7 @@ __all__ = [
     "start_prior",
     "start_processes",
     "state_to_resume",
+    "tell",
     "tell_of_another_autoencoder",
     "unwrap",
     "write_settings",

@@ -96,7 +96,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if fault is not None:
         raise _unreadable(path, fault)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with Path(path).open("rb") as file:  # torch opens no path that is not UTF-8
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything, KeyError for plain text
         # Torch's own message advises to run whatever code the file holds.
         raise _unreadable(path, type(error).__name__) from error
@@ -132,6 +133,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     Load the weights of a network, all of them or none.
 
+    A network from TorchScript, as ``--network_def "$torch.jit.load('model.ts')"`` makes it, has weights of its own: it
+    keeps them, and a warning says so.
+
     Args:
         network: the network.
         path: a state dictionary, or a checkpoint that holds one under ``model``.
@@ -142,6 +146,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         InputError: when the file cannot be read or is of another architecture.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        logger.warning("the network is TorchScript and has weights of its own: %s is not used", path)
+        return network
     weights = read_weights(path)
     own = unwrap(network).state_dict()
     missing = [key for key in own if key not in weights]
@@ -218,14 +225,15 @@ def fingerprint(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     """
     A short text that tells the weights of a network from others: 16 hexadecimal digits of their SHA-256.
 
-    Names, types, shapes and values of all parameters and buffers count; the file they came from and the device do not.
+    Names, types, shapes and values of all parameters and buffers count; the file they came from and the device do not,
+    nor what is empty, of which TorchScript keeps more.
 
     Args:
         network: the network, or its state dictionary.
     """
     state = unwrap(network).state_dict() if isinstance(network, nn.Module) else network
     digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
+    for name, tensor in sorted((name, tensor) for name, tensor in state.items() if tensor.numel() > 0):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

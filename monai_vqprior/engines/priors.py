@@ -10,17 +10,80 @@
 # limitations under the License.
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
+from monai_vqprior.errors import InputError
 from monai_vqprior.metrics import position_log_probabilities
 from monai_vqprior.networks import GatedPixelCNN, HierarchicalPrior
 
-__all__ = ["start_prior"]
+__all__ = ["check_grids", "code_vectors", "start_prior"]
+
+logger = logging.getLogger(__name__)
+
+
+def code_vectors(autoencoder: Any, num_embeddings: int, needed: bool = False) -> torch.Tensor | None:
+    """
+    The vectors of a VQ-VAE's codes, as far as it tells them.
+
+    Args:
+        autoencoder: with a ``codebook`` that has a ``decode``, as :class:`~monai_vqprior.networks.AutoencoderVQ` has,
+            or with the ``quantizer`` of :class:`monai.networks.nets.VQVAE`; any other network tells none.
+        num_embeddings: number of codes, K.
+        needed: whether a prior cannot do without, since it has a sketch.
+
+    Returns:
+        (K, D), or None.
+
+    Raises:
+        InputError: when they are needed and not told.
+    """
+    decode = getattr(getattr(autoencoder, "codebook", None), "decode", None)
+    quantizer = getattr(getattr(autoencoder, "quantizer", None), "quantizer", None)
+    weight = getattr(getattr(quantizer, "embedding", None), "weight", None)
+    if decode is not None:
+        device = next(iter(autoencoder.state_dict().values())).device
+        return decode(torch.arange(num_embeddings, device=device)[None])[0].T
+    if isinstance(weight, torch.Tensor):
+        return weight.detach()
+    if needed:
+        raise InputError(
+            f"a sketch is made of the vectors of codes, and {type(autoencoder).__name__} has neither codebook.decode "
+            "nor quantizer.quantizer.embedding to tell them: leave out --prior_sketch_block."
+        )
+    return None
+
+
+def check_grids(grids: torch.Tensor, spatial_size: Sequence[int], num_embeddings: int, stride: int) -> None:
+    """
+    Refuse to train a prior on grids that are not what the settings say, as a network of another make has them.
+
+    Args:
+        grids: codes (N, *grid) of slices.
+        spatial_size: of the slices.
+        num_embeddings: number of codes, K.
+        stride: pixels that one code stands for along each axis.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    expected = tuple(size // stride for size in spatial_size)
+    if tuple(grids.shape[1:]) != expected:
+        raise InputError(
+            f"the VQ-VAE makes grids of {tuple(grids.shape[1:])} codes, not {expected}: pass the pixels that one of "
+            f"its codes stands for along each axis as --stride, {spatial_size[0] / grids.shape[1]:g}."
+        )
+    largest = int(grids.max())
+    if largest >= num_embeddings:
+        raise InputError(f"the VQ-VAE makes code {largest}, but num_embeddings is {num_embeddings}: pass its number.")
 
 
 @torch.no_grad()
 def start_prior(
-    prior: GatedPixelCNN | HierarchicalPrior, grids: torch.Tensor, vectors: torch.Tensor, seed: int = 0
+    prior: GatedPixelCNN | HierarchicalPrior, grids: torch.Tensor, vectors: torch.Tensor | None, seed: int = 0
 ) -> None:
     """
     Let the training of a prior begin with what is known before its first step.
@@ -32,20 +95,29 @@ def start_prior(
     Args:
         prior: a new prior.
         grids: training grids (N, *spatial), integers in 0..K-1.
-        vectors: the codes of the codebook, (K, D).
+        vectors: the codes of the codebook, (K, D); None where these are not known (:func:`code_vectors`), which leaves
+            out which codes look alike.
         seed: seed of the sketches.
+
+    Raises:
+        ValueError: when a hierarchical prior is given no vectors.
     """
     if isinstance(prior, HierarchicalPrior):
+        if vectors is None:
+            raise ValueError("a hierarchical prior needs the vectors of the codes, got None.")
         device = prior.sketch.vectors.device
         prior.sketch.fit(grids.to(device), vectors.to(device), seed)
         sketches = torch.cat([prior.sketch(part.to(device)) for part in grids.split(256)])
         _start(prior.sketch_prior, sketches, prior.sketch.codebook.embedding)
         _start(prior.code_prior, grids, vectors)
     else:
+        if vectors is None:
+            logger.warning("the VQ-VAE tells no vectors of its codes: the prior begins without which codes look alike")
         _start(prior, grids, vectors)
 
 
-def _start(prior: GatedPixelCNN, grids: torch.Tensor, vectors: torch.Tensor) -> None:
-    prior.start_at_codes(vectors)
+def _start(prior: GatedPixelCNN, grids: torch.Tensor, vectors: torch.Tensor | None) -> None:
+    if vectors is not None:
+        prior.start_at_codes(vectors)
     if prior.position_logits is not None:
         prior.start_from(position_log_probabilities(grids, prior.num_embeddings))

@@ -11,20 +11,23 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 from torch.distributed.rendezvous import rendezvous
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["Processes", "joined_processes", "single_process", "start_processes"]
+__all__ = ["Processes", "data_parallel", "joined_processes", "single_process", "start_processes"]
 
 # What torchrun tells the processes that it starts.
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -123,6 +126,26 @@ def single_process() -> Processes:
             "configs/multi_gpu_train.json as the last configuration; start anything else without torchrun."
         )
     return Processes()
+
+
+def data_parallel(module: nn.Module, device_ids: Sequence[object] | None = None, **options: Any) -> nn.Module:
+    """
+    A network that all processes train together, each on its share of a batch. Its codebook sums its own statistics, so
+    no buffers are sent at each step.
+
+    Args:
+        module: the network.
+        device_ids: the GPU of this process, in a list; None on a CPU.
+        options: other arguments of :class:`torch.nn.parallel.DistributedDataParallel`.
+
+    Returns:
+        the network, wrapped.
+    """
+    kind = nn.parallel.DistributedDataParallel
+    # What the argument is called: PyTorch has given it another name, and warns of the old one.
+    known = inspect.signature(kind).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return kind(module, device_ids=device_ids, **{name: False, **options})
 
 
 def start_processes(device: str | torch.device) -> Processes:

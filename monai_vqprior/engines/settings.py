@@ -101,7 +101,7 @@ def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) ->
         InputError: when there is a file that cannot be read, or the settings could not be read again.
     """
     before = read_settings(path, codebooks=None) if Path(path).is_file() else {}
-    text = json.dumps({**before, **settings}, indent=2)
+    text = json.dumps({**before, **settings}, indent=4)  # as the files of a bundle
     _check(json.loads(text), path, None, None)
     write_text(path, text + "\n")
 

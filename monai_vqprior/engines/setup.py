@@ -23,7 +23,7 @@ import torch
 
 from monai_vqprior.engines.processes import Processes
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import check_writable, path_before
+from monai_vqprior.files import check_writable, log_folder, path_before, tell
 from monai_vqprior.losses import SSIM_WINDOW
 from monai_vqprior.values import SIZE, check_settings
 
@@ -36,12 +36,15 @@ __all__ = [
     "check_settings",
     "check_shares",
     "check_spatial_size",
+    "check_trainable",
     "check_window",
     "check_writable",
     "claim_run",
+    "log_folder",
     "mixed_precision",
     "select_device",
     "state_to_resume",
+    "tell",
 ]
 
 
@@ -303,7 +306,7 @@ def claim_run(
     elif weights.is_file() and state_to_resume(state) is None:
         aside = _unused(path_before(weights))
         weights.rename(aside)
-        print(f"{weights} belongs to no training that has begun: moved to {aside}")
+        tell(f"{weights} belongs to no training that has begun: moved to {aside}")
 
 
 def _unused(path: Path) -> Path:
@@ -314,13 +317,28 @@ def _unused(path: Path) -> Path:
 
 def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:
     """
-    Check that a codebook has as many codes as metrics and prior are told.
+    Check that a codebook, or a network with one, has as many codes as metrics and prior are told.
+
+    Args:
+        codebook: with an attribute ``num_embeddings``; another one is not checked.
+        num_embeddings: number of codes, K.
 
     Raises:
         InputError: when it has not.
     """
-    if codebook.num_embeddings != num_embeddings:
+    number = getattr(codebook, "num_embeddings", num_embeddings)
+    if number != num_embeddings:
         raise InputError(
-            f"the codebook has {codebook.num_embeddings} codes, but num_embeddings is {num_embeddings}: pass "
-            f"--num_embeddings {codebook.num_embeddings}."
+            f"the codebook has {number} codes, but num_embeddings is {num_embeddings}: pass --num_embeddings {number}."
         )
+
+
+def check_trainable(network: torch.nn.Module) -> None:
+    """
+    Refuse to train a network that was loaded from TorchScript: its codes do not follow, and no gradient passes them.
+
+    Raises:
+        InputError: when it is one.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError("network_def is TorchScript, which is for use: train the network that it was made of.")

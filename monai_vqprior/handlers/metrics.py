@@ -116,12 +116,14 @@ class CodebookUsage(Metric):
 
     Args:
         num_embeddings: number of codes, K.
-        output_transform: takes the engine's output to the codes, integers of any shape.
+        output_transform: takes the engine's output to the codes, integers of any shape: a tensor or an array, or a list
+            of them, as there is after decollating, for instance ``monai.handlers.from_engine("codes")``.
     """
 
     def __init__(self, num_embeddings: int, output_transform: Callable = _identity) -> None:
         self.num_embeddings = num_embeddings
-        super().__init__(output_transform=output_transform)
+        # Ignite would take a list of grids for pairs of predictions and targets.
+        super().__init__(output_transform=output_transform, skip_unrolling=True)
 
     @reinit__is_reduced
     def reset(self) -> None:
@@ -129,9 +131,13 @@ class CodebookUsage(Metric):
         self._counts = torch.zeros(self.num_embeddings, dtype=torch.int64)
 
     @reinit__is_reduced
-    def update(self, output: torch.Tensor) -> None:
-        """Count the codes of a batch."""
-        self._counts += count_codes(output.detach().cpu(), self.num_embeddings)
+    def update(self, output: Any) -> None:
+        """Count the codes of a batch, or of several in a list."""
+        if isinstance(output, (list, tuple)):
+            for codes in output:
+                self.update(codes)
+        else:
+            self._counts += count_codes(torch.as_tensor(output).detach().cpu(), self.num_embeddings)
 
     @sync_all_reduce("_counts")
     def compute(self) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, reason_of
 
 __all__ = ["NOTHING", "Rows", "condition_rows", "given_rows", "tile_rows"]
 
@@ -51,7 +51,9 @@ def condition_rows(labels: Rows | None, values: Rows | None, number: int, needed
         try:
             part = torch.as_tensor(told, dtype=dtype, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} must be a row of numbers or such a row for each sample ({error}).") from error
+            raise InputError(
+                f"{name} must be a row of numbers or such a row for each sample ({reason_of(error)})."
+            ) from error
         # Of rows that differ some may know nothing; their samples are drawn as without guidance.
         known |= part.dim() > 1 or bool((~part.isnan() if name == "values" else part >= 0).any())
         rows[name] = part[None] if part.dim() == 1 else part

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from monai.metrics import MultiScaleSSIMMetric
 from monai.metrics.regression import RegressionMetric
@@ -85,35 +87,49 @@ class MaskedSSIMMetric(_MeanOrNaN):
         return total / mask.flatten(1).sum(1, keepdim=True)
 
 
-def ms_ssim_weights(size: int, win_size: int = 11) -> tuple[float, ...]:
+def ms_ssim_weights(size: int, win_size: int = 11, weights: Sequence[float] = _MS_SSIM_WEIGHTS) -> tuple[float, ...]:
     """
     Weights of the scales that :class:`monai.metrics.MultiScaleSSIMMetric` can use on images of a size.
 
     It takes its five scales only on sides of 176 pixels or more. On smaller images the coarsest scales are left out and
-    the other weights scaled to the sum of all five.
+    the other weights scaled to the sum of all.
 
     Args:
         size: smallest side of the images in pixels.
         win_size: side of the window in pixels.
+        weights: of all scales, the finest first.
 
     Returns:
         one weight a scale, the finest first.
 
     Raises:
-        ValueError: when the image is smaller than one window.
+        ValueError: when the image is smaller than one window, or the first weights add up to nothing.
     """
-    for scales in range(len(_MS_SSIM_WEIGHTS), 0, -1):
+    for scales in range(len(weights), 0, -1):
         fits_last_scale = size // 2 ** (scales - 1) >= win_size
         accepted_by_monai = size // max(1, scales - 1) ** 2 > win_size - 1
         if fits_last_scale and accepted_by_monai:
-            kept = _MS_SSIM_WEIGHTS[:scales]
-            return tuple(weight * sum(_MS_SSIM_WEIGHTS) / sum(kept) for weight in kept)
+            kept = tuple(weights[:scales])
+            if scales == len(weights):
+                return kept
+            if sum(kept) == 0:
+                raise ValueError(f"weights of the {scales} scales that fit must not add up to 0, got {kept}.")
+            return tuple(weight * sum(weights) / sum(kept) for weight in kept)
     raise ValueError(f"size must be at least the window of {win_size} pixels, got {size}.")
 
 
 class FittingMSSSIMMetric(_MeanOrNaN, MultiScaleSSIMMetric):
-    """:class:`monai.metrics.MultiScaleSSIMMetric` with as many scales as the images have room for."""
+    """
+    :class:`monai.metrics.MultiScaleSSIMMetric` with as many scales as the images have room for.
+
+    Its arguments are the same; of ``weights`` the coarsest are left out where there is no room for them, and the others
+    scaled to the sum of all (:func:`ms_ssim_weights`).
+    """
 
     def _compute_metric(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        self.weights = ms_ssim_weights(min(y.shape[2:]), max(self.kernel_size))
-        return super()._compute_metric(torch.as_tensor(y_pred), torch.as_tensor(y))
+        told = self.weights
+        self.weights = ms_ssim_weights(min(y.shape[2:]), max(self.kernel_size), told)
+        try:
+            return super()._compute_metric(torch.as_tensor(y_pred), torch.as_tensor(y))
+        finally:
+            self.weights = told  # for images of another size

@@ -293,13 +293,24 @@ class AutoencoderVQ(nn.Module):
 
     @torch.jit.export
     def encode_stage_2_inputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantized encodings (B, D, *spatial / stride) of images, as latent models of MONAI ask for them."""
-        return self.codebook.decode(self.index_quantize(x)).contiguous()
+        """
+        Quantized encodings (B, D, *spatial / stride) of images, as latent models of MONAI ask for them. Their gradient
+        goes on to the encoder, by the codebook's own estimator, in either mode.
+        """
+        return self._quantized(self.encode(x)).contiguous()
 
     @torch.jit.export
     def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
         """Images of latents (B, D, *grid) that a latent model made: quantized, then decoded."""
         return self.decode(self.quantize(z)[0])
+
+    def _quantized(self, encodings: torch.Tensor) -> torch.Tensor:
+        """Codes (B, D, *grid) of encodings (B, D, *grid), whose gradient goes on to these where one is asked for."""
+        if not torch.jit.is_scripting():
+            exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
+            if encodings.requires_grad and not exported:  # what is exported is for use, not for training
+                return self.quantize(encodings)[0]
+        return self.codebook.decode(self.codebook.encode(encodings))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
@@ -310,10 +321,11 @@ class AutoencoderVQ(nn.Module):
 
         Returns:
             in training mode the reconstruction (B, out_channels, *spatial) and the commitment loss, with what else the
-            codebook and ``predictability_weight`` ask of the encodings; in evaluation mode the reconstruction.
+            codebook and ``predictability_weight`` ask of the encodings; in evaluation mode the reconstruction. Its
+            gradient reaches the encoder in both.
         """
         if not self.training:
-            return self.decode_samples(self.index_quantize(images))
+            return self.decode(self._quantized(self.encode(images)))
         encodings = self.encode(images)
         mask: torch.Tensor | None = None
         if self.background is None:

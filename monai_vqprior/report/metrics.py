@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from monai_vqprior.data import SliceDataset
-from monai_vqprior.files import write_text
+from monai_vqprior.files import tell, write_text
 from monai_vqprior.metrics import BRAIN_THRESHOLD, histogram_bits, ms_ssim_weights, position_histogram_bits
 
 __all__ = ["code_baselines", "summarize", "write_metrics"]
@@ -107,7 +107,7 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
     def show(value: float | None, form: str = ".4f", missing: str = "no value") -> str:
         return missing if value is None else format(value, form)
 
-    print(
+    tell(
         f"{summary['split']}: {summary['slices']} slices of {summary['subjects']} subjects\n"
         f"  mean SSIM      {show(summary['ssim'])}   (black image {show(black['ssim'])}, mean image "
         f"{show(mean['ssim'])})\n"
@@ -121,8 +121,7 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
         f"{show(summary['bits_per_code_histogram'], '.3f')}, histogram of each position "
         f"{show(summary['bits_per_code_position_histogram'], '.3f')})\n"
         f"{_verdict(summary)}"
-        f"  written to {path}",
-        flush=True,
+        f"  written to {path}"
     )
 
 

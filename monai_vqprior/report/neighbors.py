@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import write_png, write_text
+from monai_vqprior.files import tell, write_png, write_text
 from monai_vqprior.handlers import comparison, contact_sheet
 from monai_vqprior.losses import ssim_map
 from monai_vqprior.metrics import nearest_images
@@ -187,7 +187,7 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
         return f"  {name:<40}{figures}\n"
 
     ratio = "no value" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
-    print(
+    tell(
         f"{summary['samples']} samples, {summary['train_slices']} training slices of {summary['train_subjects']} "
         f"subjects, {summary['validation_slices']} validation slices of {summary['validation_subjects']} subjects\n"
         f"  {'RMS difference, of intensities in 0..1':<40}{'median':>14}{'5 % quantile':>14}{'minimum':>14}\n"
@@ -196,6 +196,5 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
         f"  ratio of the medians, samples to validation slices: {ratio}\n"
         "  about 1: samples are as far from the training slices as slices of unseen subjects are; well below 1: they\n"
         "  are nearer than those, as they are when the prior has memorized training slices\n"
-        f"  written to {output / 'neighbors.json'} and {output / 'neighbors.png'}",
-        flush=True,
+        f"  written to {output / 'neighbors.json'} and {output / 'neighbors.png'}"
     )

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, indent, tostring
 
-from monai_vqprior.errors import InputError
-from monai_vqprior.files import check_writable, open_picture, read_json, write_text
+from monai_vqprior.errors import InputError, reason_of
+from monai_vqprior.files import check_writable, open_picture, read_json, tell, write_text
 from monai_vqprior.report.neighbors import DISTANCES
 from monai_vqprior.values import Kind, number, optional
 
@@ -103,7 +103,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     )
     indent(page, "")
     path = write_text(folder / "report.html", "<!doctype html>\n" + tostring(page, "unicode", "html"))
-    print(f"report written to {path}")
+    tell(f"report written to {path}")
     return path
 
 
@@ -116,7 +116,7 @@ def _tables(path: Path, make: Callable[[Any], list[Element]], command: str) -> l
     try:
         return make(content)
     except (KeyError, TypeError, AttributeError, InputError) as error:
-        told = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        told = f"it has no {error}" if isinstance(error, KeyError) else reason_of(error).rstrip(".")
         raise InputError(f"{path} cannot be read ({told}): {advice}.") from error
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from monai_vqprior.engines import component_config, fingerprint, joined_processes
 from monai_vqprior.errors import InputError, needs_extra
-from monai_vqprior.files import atomic_path, read_json, write_png, write_text
+from monai_vqprior.files import atomic_path, read_json, tell, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, num_draws
 from monai_vqprior.inferers.rows import Rows, condition_rows
@@ -128,7 +128,7 @@ def write_samples(
         processes.wait()
         if processes.rank == 0:
             sheet = _write_sheet(output, min(num_samples, _MOST_PICTURES))
-            print(f"{num_samples} samples written to {output / 'samples'}, the first of them on {sheet}")
+            tell(f"{num_samples} samples written to {output / 'samples'}, the first of them on {sheet}")
 
 
 def _decode(autoencoder: Any, grids: torch.Tensor, tile_size: int) -> torch.Tensor:

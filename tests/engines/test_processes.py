@@ -16,9 +16,10 @@ import gc
 import weakref
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from monai_vqprior.engines import Processes, joined_processes
+from monai_vqprior.engines import Processes, data_parallel, joined_processes, unwrap
 from monai_vqprior.errors import InputError
 
 # Two processes: tests/report/test_samples_resumed.py.
@@ -66,3 +67,16 @@ def test_a_refusal_keeps_nothing_alive() -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_a_network_that_processes_train_together_warns_of_nothing() -> None:
+    """PyTorch has renamed what keeps buffers from being sent, and warns of the old name; warnings are errors here."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        network = data_parallel(torch.nn.BatchNorm1d(2), find_unused_parameters=True)
+        assert isinstance(network, torch.nn.parallel.DistributedDataParallel)
+        assert not network.broadcast_buffers
+        assert network.find_unused_parameters
+        assert unwrap(network)(torch.rand(3, 2)).shape == (3, 2)
+    finally:
+        dist.destroy_process_group()

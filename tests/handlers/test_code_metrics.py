@@ -22,6 +22,7 @@ from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator
 from monai.handlers import from_engine
+from monai.transforms import FlattenSubKeysd
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
@@ -144,3 +145,38 @@ def test_another_run_starts_anew(metric: type[CodebookUsage]) -> None:
 def test_nothing_seen(metric: type[CodebookUsage]) -> None:
     with pytest.raises(NotComputableError, match=f"{metric.__name__} has seen no codes"):
         metric(8).compute()
+
+
+class Codes(torch.nn.Module):
+    """Hands on the codes of a batch as ``codes`` of a dictionary."""
+
+    def forward(self, codes: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"codes": codes}
+
+
+@pytest.mark.parametrize("decollate", [False, True])
+@pytest.mark.parametrize("shape", GRIDS)
+@pytest.mark.parametrize("output_transform", [from_engine("codes"), from_engine(["codes"])], ids=["word", "list"])
+def test_codes_by_from_engine(decollate: bool, shape: tuple[int, ...], output_transform: Any) -> None:
+    """As MONAI's handlers take them, decollated batches too; two grids in a batch are no prediction and target."""
+    batches = [*grids(shape), grids(shape, 1)[2]]
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=[{"grid": torch.from_numpy(codes)} for codes in batches],
+        network=Codes(),
+        prepare_batch=PrepareBatchCodes("grid"),
+        postprocessing=FlattenSubKeysd("pred"),
+        key_val_metric={"usage": CodebookUsage(NUM_CODES, output_transform)},
+        additional_metrics={"perplexity": CodebookPerplexity(NUM_CODES, output_transform)},
+        decollate=decollate,
+    )
+    evaluator.run()
+    joined = np.concatenate([codes.ravel() for codes in batches])
+    assert evaluator.state.metrics["usage"] == len(np.unique(joined))
+    assert evaluator.state.metrics["perplexity"] == pytest.approx(np.exp(entropy(np.bincount(joined))), rel=1e-9)
+
+
+def test_codes_in_arrays_and_nested_lists() -> None:
+    codes = grids((4, 5))
+    nested = [(codes[0], [torch.from_numpy(codes[1])])]
+    assert run(CodebookUsage(NUM_CODES), nested).state.metrics["value"] == len(np.unique(np.concatenate(codes[:2])))

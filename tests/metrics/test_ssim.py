@@ -190,6 +190,21 @@ class TestFittingMSSSIMMetric:
         ]
         np.testing.assert_allclose(FittingMSSSIMMetric(2)(prediction, target)[:, 0], expected, atol=1e-4)
 
+    @pytest.mark.parametrize("size", [256, 64])
+    def test_takes_the_weights_that_it_is_given(self, size: int) -> None:
+        weights, kept = (0.1, 0.2, 0.3, 0.4), {256: (0.1, 0.2, 0.3, 0.4), 64: (1 / 6, 2 / 6, 3 / 6)}[size]
+        prediction, target = brains(2, size=size)
+        metric, expected = FittingMSSSIMMetric(2, weights=weights), MultiScaleSSIMMetric(2, weights=kept)
+        for _ in range(2):  # whatever size came before
+            np.testing.assert_allclose(metric(prediction, target), expected(prediction, target), rtol=1e-5)
+            metric(*brains(1, size=32))
+        assert not np.allclose(metric(prediction, target), FittingMSSSIMMetric(2)(prediction, target))
+        assert metric.weights == weights
+
+    def test_weights_that_leave_nothing_are_quoted(self) -> None:
+        with pytest.raises(ValueError, match=r"must not add up to 0, got \(0, 0\)"):
+            FittingMSSSIMMetric(2, weights=(0, 0, 1))(*brains(1, size=32))
+
     def test_a_smaller_window_has_room_for_more(self) -> None:
         prediction, target = brains(1, size=64)
         metric = FittingMSSSIMMetric(2, kernel_size=3, kernel_sigma=0.5)

@@ -165,7 +165,7 @@ def test_encoding_and_decoding_in_training_mode_write_nothing(
 def test_latents_of_stage_two_are_codes_and_are_quantized_before_decoding() -> None:
     network = tiny().eval()
     x = images()
-    latents = network.encode_stage_2_inputs(x)
+    latents = network.encode_stage_2_inputs(x).detach()
     distance = torch.cdist(latents.movedim(1, -1).reshape(-1, 4).double(), network.codebook.embedding.double())
     np.testing.assert_allclose(distance.min(1).values.numpy(), 0, atol=1e-6)
     torch.testing.assert_close(network.decode_stage_2_outputs(latents + 1e-4), network(x))
