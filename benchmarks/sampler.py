@@ -23,7 +23,14 @@ from monai.utils.ordering import Ordering
 
 from benchmarks.timing import medians_of, seconds_of
 from monai_vqprior.inferers import VQPriorInferer
-from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
+from monai_vqprior.networks import (
+    AutoencoderVQ,
+    CodeContext,
+    CodeSketch,
+    EMACodebook,
+    GatedPixelCNN,
+    HierarchicalPrior,
+)
 
 CODES = 512
 
@@ -34,7 +41,17 @@ def prior(size: int, channels: int, layers: int, kernel_size: int) -> GatedPixel
     return GatedPixelCNN(2, CODES, size, channels, layers, kernel_size).eval()
 
 
-def sampling(network: GatedPixelCNN, batch: int, num_workers: int = 0) -> Callable[[], object]:
+def sketched(size: int, channels: int, layers: int, kernel_size: int) -> HierarchicalPrior:
+    """The same prior behind a sketch of 8 x 8 at most, as the bundle's configurations make it."""
+    torch.manual_seed(0)
+    sketch = CodeSketch(CODES, spatial_size=size, block=2 * math.ceil(size / 16))
+    coarse = GatedPixelCNN(2, sketch.num_sketch_codes, sketch.spatial_size, 96, 4, attention_every=1)
+    context = CodeContext(sketch.num_sketch_codes, size, channels, sketch.block)
+    fine = GatedPixelCNN(2, CODES, size, channels, layers, kernel_size, context_network=context)
+    return HierarchicalPrior(sketch, coarse, fine).eval()
+
+
+def sampling(network: GatedPixelCNN | HierarchicalPrior, batch: int, num_workers: int = 0) -> Callable[[], object]:
     """Draw a batch of grids: as one tile, or as one tile for each of some workers, whose start counts too."""
     inferer = VQPriorInferer(tile_size=math.ceil(batch / max(1, num_workers)), num_workers=num_workers)
     return lambda: inferer.sample(network, range(batch))
@@ -64,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sampler",
         description="Time to draw code grids: our sampler, the whole network for each position, and MONAI's "
-        "VQVAETransformerInferer with a transformer of about as many parameters.",
+        "VQVAETransformerInferer with a transformer of about as many parameters; and what a sketch adds.",
     )
     parser.add_argument("--size", type=int, default=32, help="side of the grid")
     parser.add_argument("--channels", type=int, default=128)
@@ -111,6 +128,12 @@ def main() -> None:
         result[name] = ours / dense
         how = f"{processes} workers" if processes else f"one process, {workers} threads"
         print(f"{64:>5} {ours:>8.2f} {dense:>8.2f}   {ours / dense:.2f} of a forward pass ({how})", flush=True)
+    with_sketch = sketched(size, options.channels, options.layers, options.kernel_size)
+    for batch in (1, 16, 64):
+        calls = {"without": sampling(network, batch), "with": sampling(with_sketch, batch)}
+        without, whole = medians_of(calls, options.repeats).values()
+        result[f"b{batch}_with_sketch_vs_without"] = whole / without
+        print(f"{batch:>5} {whole:>8.2f} with a sketch, {whole / without:.2f} of {without:.2f} without", flush=True)
     print("microseconds a position at batch 1, by side of the grid:")
     sides = {f"us_per_position_{side}": side for side in (16, 32, 64)}
     calls = {

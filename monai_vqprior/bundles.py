@@ -54,6 +54,8 @@ _ZOO_FILES = (
     "models/prior.pt",
 )
 _ZOO_BYTES = 25_000_000
+#: what settings meant to priors that were trained before there were such settings.
+_BEFORE = {"prior_sketch_block": 0}
 
 
 def bundle_root(given: str | None = None) -> Path:
@@ -206,6 +208,8 @@ def saved_settings(
     found, found_prior = (_first_settings(some, keys, codebooks) for some in (folders, prior_folders))
     own = {key: value for key, value in found.items() if key not in prior_keys}
     prior = {key: value for key, value in found_prior.items() if key in prior_keys}
+    if "prior_layers" in prior:
+        prior = {**_BEFORE, **prior}
     settings = {**own, **prior}
     told = {**config, **settings}
     return {key: value for key, value in settings.items() if key in config and _value(config[key], told) != value}

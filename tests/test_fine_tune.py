@@ -23,7 +23,7 @@ from monai_vqprior.cli import main
 # Both stages trained from the weights of a bundle, by the overlay fine_tune.json.
 
 SMALL = ["--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4"]
-SMALL += ["--prior_channels", "8", "--prior_layers", "2"]
+SMALL += ["--prior_channels", "8", "--prior_layers", "2", "--prior_sketch_codes", "8", "--prior_sketch_channels", "8"]
 QUICK = ["--max_epochs", "1", "--device", "cpu", "--amp", "false"]
 
 

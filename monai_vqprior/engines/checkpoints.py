@@ -162,10 +162,12 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         example = (reshaped or [f"{key} is missing" for key in missing] or [f"{key} is not known" for key in surplus])[
             0
         ]
+        no_sketch = any(key.startswith("sketch_prior.") for key in missing)
+        setting = "--prior_sketch_block 0 for a prior without sketch" if no_sketch else "--spatial_size"
         raise InputError(
             f"{path} is of another architecture ({len(missing)} tensors missing, {len(surplus)} unknown, "
             f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with, such as its "
-            "--spatial_size."
+            f"{setting}."
         )
     for key in own:
         # A mask may be infinite from the beginning.

@@ -1,0 +1,77 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The weights that the bundle ships, right after installation, on phantoms that they were not trained on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from monai_vqprior.bundles import bundle_root, load_configs
+from monai_vqprior.cli import main
+from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN, HierarchicalPrior
+
+# Which prior the configurations make, and what becomes of weights from before there were sketches.
+
+
+@pytest.mark.parametrize(
+    ("size", "block", "sketch"),
+    [(256, 8, (8, 8)), (128, 4, (8, 8)), (32, 2, (4, 4)), ([96, 160], 6, (4, 7)), (4, 2, (1, 1))],
+)
+@pytest.mark.parametrize("names", [["inference.json", "sample.json"], ["train.json", "train_prior.json"]])
+def test_a_sketch_has_at_most_eight_positions_an_axis(
+    names: list[str], size: int | list[int], block: int, sketch: tuple[int, int], phantom: Path
+) -> None:
+    parser = ConfigParser({**load_configs(bundle_root(), names), "bundle_root": str(bundle_root())})
+    parser.update({"spatial_size": size, "dataset_dir": str(phantom), "prior_channels": 8, "prior_layers": 1})
+    prior = parser.get_parsed_content("prior_def")
+    assert isinstance(prior, HierarchicalPrior)
+    assert (prior.sketch.block, prior.sketch.spatial_size) == (block, sketch)
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    """A run whose settings name no sketch, as those of weights of the first version do."""
+    models = tmp_path / "run" / "models"
+    models.mkdir(parents=True)
+    torch.manual_seed(0)
+    autoencoder = AutoencoderVQ(channels=[8], codebook=EMACodebook(16, 4))
+    torch.save(autoencoder.state_dict(), models / "model.pt")
+    prior = GatedPixelCNN(num_embeddings=16, spatial_size=8, channels=8, num_layers=2, position_logits=True)
+    torch.save(prior.state_dict(), models / "prior.pt")
+    settings = {"spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4}
+    settings |= {"prior_channels": 8, "prior_layers": 2, "prior_kernel_size": 3, "prior_attention_every": 0}
+    settings |= {"prior_skip_connections": False, "prior_position_logits": True, "conditions": []}
+    (models / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    return models.parent
+
+
+def test_a_prior_of_before_draws_as_it_did(before: Path) -> None:
+    assert main(["sample", "--output_dir", str(before), "--num_samples", "2", "--device", "cpu"]) == 0
+    assert len(list((before / "samples").glob("*.png"))) == 2
+
+
+def test_monais_command_says_what_a_prior_of_before_needs(before: Path) -> None:
+    files = str([str(bundle_root() / "configs" / name) for name in ("inference.json", "sample.json")])
+    words = ["-m", "monai.bundle", "run", "--config_file", files, "--bundle_root", str(bundle_root())]
+    words += ["--output_dir", str(before), "--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16"]
+    words += ["--embedding_dim", "4", "--prior_channels", "8", "--prior_layers", "2", "--num_samples", "1"]
+    done = subprocess.run([sys.executable, *words], cwd=before, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "such as its --prior_sketch_block 0 for a prior without sketch." in done.stderr
+    words += ["--prior_sketch_block", "0"]
+    subprocess.run([sys.executable, *words], cwd=before, capture_output=True, text=True, check=True)
