@@ -341,7 +341,8 @@ def _option(key: str) -> Option:
 def _help(text: str, kind: Kind) -> str:
     """What an option is for, and what its value must be, where that is not plain to see."""
     plain = kind is FLAG or kind.accepts("a text")
-    return text if plain else f"{text}; {kind.description}"
+    told = text if plain else f"{text}; {kind.description}"
+    return told.replace("%", "%%")  # which argparse would take for a place to fill
 
 
 def _overrides(words: Sequence[str]) -> dict[str, Any]:
