@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-TEXT = (Path(__file__).resolve().parent.parent / "docs" / "plugging-in.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parent.parent / "docs" / "how-to" / "plug-in.md").read_text(encoding="utf-8")
 #: the code of each section, by its heading.
 EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
 
@@ -26,7 +26,7 @@ EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", 
 def run(code: str) -> dict[str, Any]:
     """The names that a script leaves behind."""
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(code, "docs/plugging-in.md", "exec"), names)
+    exec(compile(code, "docs/how-to/plug-in.md", "exec"), names)
     return names
 
 

@@ -37,10 +37,10 @@ from packaging.specifiers import SpecifierSet
 from monai_vqprior.data import write_phantom
 
 # What the model zoo's CI asks of a bundle, by the functions and with the arguments that it calls; and the commands and
-# examples of docs/exports.md.
+# examples of docs/how-to/export.md.
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
 #: the Python block of each section of that page, by its heading.
 EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
 pytestmark = [
@@ -245,7 +245,7 @@ def test_properties(workflow_type: str, folder: Path, tmp_path: Path, monkeypatc
     assert workflow.check_properties() == []
 
 
-# docs/exports.md
+# docs/how-to/export.md
 
 
 @pytest.fixture(scope="module")
