@@ -27,7 +27,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"
 exclude_patterns = ["_build"]
 highlight_language = "none"  # of the diagrams; examples name theirs
 
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # the model zoo's template goes from the second level to the fourth
 
 autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
@@ -51,5 +51,11 @@ def _escape_shapes(app: Any, what: str, name: str, item: Any, options: Any, line
     lines[:] = [re.sub(r"(?<=[ (,\[])\*(?=\w+\W)", r"\*", line) for line in lines]
 
 
+def _link_studies(app: Any, page: str, text: list[str]) -> None:
+    """A study is a file outside of docs/, which the page of its name includes."""
+    text[0] = re.sub(r"\]\((?:\.\./)+benchmarks/results/", "](/explanation/studies/", text[0])
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _escape_shapes)
+    app.connect("source-read", _link_studies)

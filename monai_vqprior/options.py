@@ -46,17 +46,17 @@ _READ_HERE = {
     "split_by", "subject_pattern",
 }  # fmt: skip
 
-_SPLIT_BY = "file deals files one by one whose subject nothing tells (default: subject, which refuses them)"
+_SPLIT_BY = "file assigns single files to the splits where no subject is found (default: subject, which refuses them)"
 _SUBJECT_PATTERN = (
-    "finds the subject in the path of each file below the folder: the group (?P<subject>...) or the first one "
+    "finds the subject in the path of each file, relative to the folder: the group (?P<subject>...) or the first one "
     "(default: names of BIDS, OASIS and ADNI, names such as patient7, folders)"
 )
 _EPILOG = (
     "Any other --key value overrides that key of the bundle's configuration, for instance --batch_size 8, "
     "--learning_rate 0.0005 or --train#loss#ssim_weight 2. A value may be an expression of MONAI's, such as '$2 * 8' "
-    "or '@batch_size', save for what the command itself has to know. Keys cannot be added (+key) or removed (~key), "
-    "nor what the command does be replaced (imports, initialize, begin, run, finalize): write a configuration for "
-    "that, and run it by python -m monai.bundle run."
+    "or '@batch_size', except for options that the command reads itself, such as --output_dir and --resume. Keys "
+    "cannot be added (+key) or removed (~key), and imports, initialize, begin, run and finalize cannot be replaced: "
+    "write a configuration for that, and run it with python -m monai.bundle run."
 )
 
 
@@ -64,8 +64,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all that is wrong with the input."""
 
     def error(self, message: str) -> Any:
-        told = re.sub(r"^argument [^:]+: (?=--)", "", message)  # by Option, which names the option itself
-        raise InputError(told if told != message else f"{message} (see {self.prog} --help)")
+        text = re.sub(r"^argument [^:]+: (?=--)", "", message)  # by Option, which names the option itself
+        raise InputError(text if text != message else f"{message} (see {self.prog} --help)")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def _with_values(words: Sequence[str]) -> list[str]:
 def command_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = _Parser(
-        prog="vqprior", description="A discrete latent model of brain MRI slices: VQ-VAE and PixelCNN prior, on MONAI."
+        prog="vqprior",
+        description="A discrete latent model of brain MRI slices for MONAI: a VQ-VAE and a PixelCNN prior.",
     )
     parser.add_argument("--version", action="version", version=f"monai_vqprior {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -182,10 +183,10 @@ def command_parser() -> argparse.ArgumentParser:
         if needs_data:
             about = "folder of the slices, or of keras_png_slices_{train,validate,test}"
             _setting(command, "dataset_dir", about, required=True)
-            _setting(command, "skip_bad", "leave out and count slices that cannot be used")
+            _setting(command, "skip_bad", "leave out slices that cannot be used, and count them")
             _setting(command, "split_by", _SPLIT_BY)
             _setting(command, "subject_pattern", _SUBJECT_PATTERN)
-            about = "white in slices of more than 8 bits, such as 4095 (default: that of the training, or as they tell)"
+            about = "white in slices of more than 8 bits, such as 4095 (default: of the training, or from the slices)"
             _setting(command, "max_value", about)
         _setting(command, "output_dir", "folder for the results (default: output)")
         _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
@@ -197,57 +198,63 @@ def command_parser() -> argparse.ArgumentParser:
 
     _add_train(add_run("train", "train the VQ-VAE, then the prior on its codes"))
 
-    evaluate = add_run("evaluate", "measure SSIM, PSNR, codebook usage and bits per code: metrics.json")
-    _setting(evaluate, "split", "what to measure on (default: test)")
+    evaluate = add_run("evaluate", "measure SSIM, PSNR, codebook usage and bits per code, and write metrics.json")
+    _setting(evaluate, "split", "split to evaluate (default: test)")
     _setting(evaluate, "ckpt", "weights of the VQ-VAE")
     _setting(evaluate, "ckpt_prior", "weights of the prior")
 
-    reconstruct = add_run("reconstruct", "reconstruct slices: PNG files and a sheet beside the originals")
-    _setting(reconstruct, "split", "what to reconstruct (default: test)")
+    reconstruct = add_run("reconstruct", "reconstruct slices, and write PNG files and a sheet beside the originals")
+    _setting(reconstruct, "split", "split to reconstruct (default: test)")
     _setting(reconstruct, "num_pictures", "slices on the sheet (default: 10)")
     _setting(reconstruct, "ckpt", "weights of the VQ-VAE")
 
-    _add_sample(add_run("sample", "draw new slices: PNG files and a contact sheet", needs_data=False))
+    _add_sample(add_run("sample", "sample new slices, and write PNG files and a contact sheet", needs_data=False))
 
-    about = "show samples beside their nearest training slices: are they copies?"
+    about = "show samples beside their nearest training slices, to find copies"
     neighbors = add_run("neighbors", about, draws=False)
     _setting(neighbors, "num_pictures", "samples on the sheet (default: 10)")
 
-    report = add("report", "gather metrics and pictures of a run on one page: report.html", bundle=False)
+    report = add("report", "write the metrics and pictures of a run on one page, report.html", bundle=False)
     _value(report, "output_dir", PATH, "folder of the run (default: output)", default="output", metavar="DIR")
 
     _add_prepare(add("prepare", "cut NIfTI or Analyze volumes into slices, split by subject", bundle=False))
-    _add_phantom(add("phantom", "write a cohort of procedural brains, in the layout of OASIS", bundle=False))
-    _add_bundle(add("bundle", "copy the bundle out, to edit it or to share it", bundle=False))
-    _add_demo(add("demo", "everything on the phantom cohort, in some four minutes on two CPU cores", bundle=False))
+    _add_phantom(add("phantom", "write a cohort of computed brains in the layout of OASIS", bundle=False))
+    _add_bundle(add("bundle", "copy the bundle, to edit or share it", bundle=False))
+    _add_demo(
+        add("demo", "run every step on a cohort of phantoms, in about four minutes on two CPU cores", bundle=False)
+    )
     return parser
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
     stages = choice(*STAGES, "both")
-    _value(command, "stage", stages, "one of the two stages (default: both)", default="both")
-    command.add_argument(
-        "--fine_tune", action="store_true", help="start from the weights in the bundle rather than from random ones"
-    )
-    _setting(command, "resume", "go on with the run in output_dir")
+    _value(command, "stage", stages, "stage to train (default: both)", default="both")
+    command.add_argument("--fine_tune", action="store_true", help="start from the weights in the bundle")
+    _setting(command, "resume", "continue the run in output_dir, or start one")
     _setting(command, "max_epochs", "length of each stage in epochs (default: 30)")
     _setting(command, "max_minutes", "length of each stage in minutes instead")
     _setting(command, "val_interval", "epochs between validations (default: 1)")
-    _setting(command, "early_stop", "validations without improvement after which to stop (default: 0, never)")
-    _setting(command, "conditions", "what the prior is told of a slice, such as [dementia,slice] (default: nothing)")
+    _setting(command, "early_stop", "validations without improvement after which training stops (default: 0, never)")
+    _setting(command, "conditions", "columns to condition the prior on, such as [dementia,slice] (default: none)")
     _setting(command, "amp", "mixed precision where the hardware has it (default: True)")
     _setting(command, "ckpt", "weights of the VQ-VAE that the prior is trained on")
 
 
 def _add_sample(command: argparse.ArgumentParser) -> None:
-    _setting(command, "num_samples", "how many (default: 10)")
-    _setting(command, "temperature", "below 1: more typical, less diverse (default: 1)")
-    _setting(command, "top_k", "draw from the k most probable codes only (default: all)")
-    _setting(command, "top_p", "draw from the most probable codes that share this probability (default: all)")
-    _setting(command, "guidance_scale", "above 1: stress the conditions (default: 1)")
-    _setting(command, "resume", "go on with a run that was cut off, or make it longer")
-    _setting(command, "num_workers", "processes that draw on a CPU, for many samples (default: none but this one)")
-    _setting(command, "condition", "what to draw, such as dementia=Mild_Demented,slice=0.5 (default: anything)")
+    _setting(command, "num_samples", "number of samples (default: 10)")
+    _setting(
+        command,
+        "temperature",
+        "temperature of the distribution; below 1 samples are more typical and less diverse (default: 1)",
+    )
+    _setting(command, "top_k", "draw from the k most probable codes (default: all)")
+    _setting(
+        command, "top_p", "draw from the smallest set of codes whose probability reaches this value (default: all)"
+    )
+    _setting(command, "guidance_scale", "scale of classifier-free guidance (default: 1, no guidance)")
+    _setting(command, "resume", "continue an interrupted run, or extend one")
+    _setting(command, "num_workers", "processes that sample on a CPU (default: 0, this process only)")
+    _setting(command, "condition", "condition to sample for, such as dementia=Mild_Demented,slice=0.5 (default: none)")
     _setting(command, "nifti", "write NIfTI files too")
     _setting(command, "ckpt", "weights of the VQ-VAE")
     _setting(command, "ckpt_prior", "weights of the prior")
@@ -263,23 +270,25 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
             action=_Together, help=f"{text}; {PREPARE[name].description}",
         )  # fmt: skip
 
-    add("volumes", "folder of the volumes, searched throughout", required=True, metavar="DIR")
+    add("volumes", "folder of the volumes, searched recursively", required=True, metavar="DIR")
     add("output", "folder for the slices", required=True, metavar="DIR")
     add("axis", "axis to cut along: 0 sagittal, 1 coronal, 2 axial (default: 2)", default=2)
     add("num_slices", "slices a volume (default: 32)", default=32)
-    add("center_offset", "slices from the middle of the volume to theirs", default=0)
-    add("spacing", "take each n-th slice (default: 1)", default=1)
+    add("center_offset", "offset of the stack's center from the volume's center, in voxels (default: 0)", default=0)
+    add("spacing", "distance of the slices, in voxels (default: 1)", default=1)
     add("size", "side of the slices in pixels (default: 256)", default=256)
-    about = "of the intensities inside the brain, which become 0 and 255 (default: 0.5 99.5)"
+    about = "percentiles of the intensities inside the brain that become 0 and 255 (default: 0.5 99.5)"
     add_together("percentiles", about, (0.5, 99.5), ("LOW", "HIGH"))
     about = "share of the subjects in each split (default: 0.8 0.1 0.1)"
     add_together("fractions", about, None, ("TRAIN", "VALIDATE", "TEST"))
     add("seed", "seed of the split (default: 0)", default=0)
     add("subjects_csv", "table of subjects to join, such as OASIS-1's own", metavar="FILE")
-    add("pattern", "file names to take, such as '*_T1w.nii.gz'")
+    add("pattern", "file names to use, such as '*_T1w.nii.gz'")
     add("split_by", _SPLIT_BY, default="subject")
     add("subject_pattern", _SUBJECT_PATTERN)
-    command.add_argument("--skip_bad", action="store_true", help="leave out and count volumes that cannot be used")
+    command.add_argument(
+        "--skip_bad", action="store_true", help="leave out volumes that cannot be used, and count them"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace earlier slices in the folder")
 
 
@@ -301,7 +310,9 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
     _value(command, "bundle", PATH, "copy this bundle instead of the one in the package", metavar="DIR")
     command.add_argument("--overwrite", action="store_true", help="copy over what is in the folder")
     command.add_argument(
-        "--zoo", action="store_true", help="as MONAI's model zoo takes it: checked, and as a zip file beside the folder"
+        "--zoo",
+        action="store_true",
+        help="check the bundle for MONAI's model zoo, and write a zip file beside the folder",
     )
 
 
@@ -310,7 +321,7 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
     about = "folder for the results (default: output/demo)"
     _value(command, "output_dir", PATH, about, default="output/demo", metavar="DIR")
     _value(command, "subjects", PHANTOM["subjects"], "subjects of the phantom cohort (default: 40)", default=40)
-    about = "minutes for the VQ-VAE, the prior has 2.25 times as many (default: 1)"
+    about = "minutes for the VQ-VAE; the prior has 2.25 times as many (default: 1)"
     _value(command, "max_minutes", number(0, 10**6, above=True), about, default=1.0)
     command.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
@@ -339,10 +350,10 @@ def _option(key: str) -> Option:
 
 
 def _help(text: str, kind: Kind) -> str:
-    """What an option is for, and what its value must be, where that is not plain to see."""
+    """The help of an option: its purpose, and its values where they are not obvious."""
     plain = kind is FLAG or kind.accepts("a text")
-    told = text if plain else f"{text}; {kind.description}"
-    return told.replace("%", "%%")  # which argparse would take for a place to fill
+    shown = text if plain else f"{text}; {kind.description}"
+    return shown.replace("%", "%%")  # which argparse would take for a place to fill
 
 
 def _overrides(words: Sequence[str]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ import pkgutil
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import monai_vqprior
 from monai_vqprior.bundles import bundle_root, load_configs
@@ -26,12 +28,14 @@ from monai_vqprior.cli import _knows
 from monai_vqprior.options import command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("tutorial", "how-to", "reference", "explanation")
 PAGES = [
-    path.relative_to(ROOT).as_posix()
-    for folder in ("docs", "docs/api")
-    for path in sorted((ROOT / folder).glob("*.md"))
+    path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts
 ]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES, "bundle/docs/README.md"]
+STUDIES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "benchmarks" / "results").glob("*.md"))]
+DOCUMENTS = [
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", *PAGES, *STUDIES, "bundle/docs/README.md",
+]  # fmt: skip
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(monai_vqprior.__path__, "monai_vqprior.")
@@ -83,6 +87,60 @@ def test_configurations_of_documents_exist() -> None:
         for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
             outputs = {"metrics.json", "settings.json", "metadata.json", "phantom.json", "samples.json", "splits.json"}
             assert name in outputs or (ROOT / "bundle" / "configs" / name).is_file(), f"{document}: {name}"
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 600
+
+
+def test_ten_lines_of_python() -> None:
+    """The example of the README runs, and its tensors have the shapes in its comments."""
+    script = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- ten lines -->\n```python\n")[1].split("```")[0]
+    )
+    assert len([line for line in script.splitlines() if line.strip()]) <= 10
+    torch.manual_seed(0)
+    values: dict[str, Any] = {}
+    exec(script, values)
+    shapes = re.findall(r"# (\w+) \((\d+(?:, \d+)+)\)", script)
+    assert [name for name, _ in shapes] == ["codes", "bits", "samples"]
+    for name, shape in shapes:
+        assert tuple(values[name].shape) == tuple(map(int, shape.split(", "))), name
+        assert values[name].isfinite().all()
+
+
+def test_completion_of_a_grid() -> None:
+    """The example of the guide on sampling keeps the codes that are given."""
+    page = (ROOT / "docs" / "how-to" / "sample.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    torch.manual_seed(0)
+    values: dict[str, Any] = {}
+    exec(script, values)
+    for name, shape in re.findall(r"# (\w+) \((\d+(?:, \d+)+)\)", script):
+        assert tuple(values[name].shape) == tuple(map(int, shape.split(", "))), name
+    kept = values["completed"][:, :8]
+    assert torch.equal(kept, values["codes"][:, :8].expand_as(kept))
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert re.findall(r":caption: (.*)", index) == [part.capitalize() for part in PARTS]
+    for page in PAGES:
+        name = page.removeprefix("docs/").removesuffix(".md")
+        if page.count("/") == 2 and not name.startswith("api/"):
+            assert name.split("/")[0] in PARTS, page
+            assert f"\n{name}\n" in index, page
+
+
+def test_every_study_is_read_by_a_page() -> None:
+    page = (ROOT / "docs" / "explanation" / "measurements.md").read_text(encoding="utf-8")
+    listed = (ROOT / "benchmarks" / "results" / "README.md").read_text(encoding="utf-8")
+    for study in STUDIES:
+        name = study.rpartition("/")[2]
+        if name != "README.md":
+            assert f"benchmarks/results/{name})" in page, study
+            assert (ROOT / "docs" / "explanation" / "studies" / name).is_file(), study
+            assert f"({name})" in listed, study
 
 
 def test_the_version_is_told_once_and_listed() -> None:
