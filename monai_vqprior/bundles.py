@@ -244,7 +244,7 @@ def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any])
     Args:
         root: folder of the bundle.
         names: see :func:`run_configs`.
-        overrides: values as a configuration holds them, see :func:`~monai_vqprior.config_text.as_config`.
+        overrides: values as a configuration holds them, see ``config_text.as_config``.
     """
     files = [str(root / "configs" / name) for name in names]
     one = len(files) == 1 and files[0].isprintable()

@@ -46,9 +46,11 @@ __all__ = [
 _TEMPORARY = ".partial-"
 _PROBE = b"0" * 65536  # what a disk must have room for
 
-#: Pixels of a picture and voxels of a volume that are read at most, 8192 x 8192 and some 645 along each axis. A header
-#: of a few bytes can claim any number, and a small file can hold it; what is decoded takes some bytes for each.
+# A header of a few bytes can claim any number of pixels or voxels, and a small file can hold it; what is decoded takes
+# some bytes for each.
+#: the largest number of pixels of a picture that is read, 8192 x 8192.
 MOST_PIXELS = 2**26
+#: the largest number of voxels of a volume that is read, about 645 along each axis.
 MOST_VOXELS = 2**28
 
 #: Formats of pictures. Pillow knows more, of which one runs another program: Encapsulated PostScript.

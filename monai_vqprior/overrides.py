@@ -48,7 +48,7 @@ def check_overrides(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> 
     Refuse overrides that the configuration has no place for, which MONAI would silently add, and values that cannot be
     right there.
 
-    A setting has the values of its kind (:data:`monai_vqprior.values.SETTINGS`). A component is replaced by a
+    A setting has the values of its kind (``monai_vqprior.values.SETTINGS``). A component is replaced by a
     component, an argument of a component by a value of the kind that it has. Expressions and references are left to be
     evaluated.
 

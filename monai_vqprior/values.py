@@ -411,7 +411,7 @@ def check_setting(name: str, value: Any) -> None:
 
 def check_settings(**values: Any) -> None:
     """
-    Refuse the first of some values that its setting cannot have; see :func:`check_setting`.
+    Refuse the first of some values that its setting cannot have; see ``check_setting``.
 
     Raises:
         InputError: also for a path that MONAI has rewritten: it makes ``::`` of each ``#`` in a configuration, and the

@@ -78,7 +78,7 @@ class SliceDataset(_SeededDataset):
         num_threads: threads that read slices.
         progress: show a progress bar.
         seed: seed of the augmentation: the random transforms of MONAI then draw by (seed, epoch, slice), of which
-            :meth:`set_epoch` gives the epoch. None to draw anew whenever a slice is asked for.
+            ``set_epoch`` gives the epoch. None to draw anew whenever a slice is asked for.
 
     Raises:
         InputError: when a slice cannot be read or has another size, and when none is left.
@@ -191,7 +191,7 @@ class CodeGridDataset(_SeededDataset):
         data: for each grid a dictionary with further items, such as labels; none by default.
         views: (V, N, *grid), grids of changed slices, as :func:`monai_vqprior.inferers.encode_views` makes them: half
             of the times that a grid is asked for, one of its views is drawn and given in its place. None for no views.
-        seed: seed of these draws, which then depend on (seed, epoch, grid); :meth:`set_epoch` gives the epoch. None to
+        seed: seed of these draws, which then depend on (seed, epoch, grid); ``set_epoch`` gives the epoch. None to
             draw by PyTorch's random numbers.
 
     Raises:

@@ -134,7 +134,7 @@ def prepare_volumes(
     Writes ``keras_png_slices_{train,validate,test}/case_{case}_slice_{i}.nii.png`` and ``subjects.csv`` with the
     columns case, subject, session, split and file. A case is one volume. The first session of an OASIS subject has
     the subject's own number (``OAS1_0441_MR1`` -> ``case_441``); all other cases are numbered on from there, in
-    natural order of sessions. All sessions of a subject are in one split; :mod:`monai_vqprior.data.names` says how
+    natural order of sessions. All sessions of a subject are in one split; ``monai_vqprior.data.names`` says how
     subjects are found.
 
     With ``subjects_csv``, each row is joined to the table's row of its session, else of its subject; cells stay empty

@@ -66,7 +66,7 @@ class SliceFolder:
     Two layouts are known. That of the preprocessed OASIS slices has a folder for each split,
     ``keras_png_slices_{train,validate,test}``, in the folder given or in one folder there. Any other folder is
     searched, with its subfolders, for PNG, JPEG and TIFF files; these are dealt to the splits by subject.
-    :mod:`monai_vqprior.data.names` says how subjects are found.
+    ``monai_vqprior.data.names`` lists the rules that find subjects.
 
     Links are followed. Segmentations beside the slices (``masks/``, ``*_seg``) and the results of a run of this package
     are no slices. A warning counts and names what is left out.
@@ -107,7 +107,7 @@ class SliceFolder:
         self.split_by = split_by
         self.subject_pattern = subject_pattern
         self.output_dir = output_dir
-        #: where the folders of the splits and the tables are: ``dataset_dir``, or a folder in it.
+        #: the folder with the folders of the splits and the tables, ``dataset_dir`` or a folder in it.
         self.root = self._find_root()
         self.in_split_folders = _has_splits(self.root)
 

@@ -59,7 +59,7 @@ def check_packages() -> None:
 
 def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
     """
-    Read the voxels of a volume, turned to RAS+ orientation; see :func:`read_volume`.
+    Read the voxels of a volume, turned to RAS+ orientation.
 
     Args:
         path: ``.nii``, ``.nii.gz``, or the ``.img`` of an Analyze or NIfTI pair.
@@ -68,7 +68,7 @@ def load_volume(path: str | os.PathLike[str]) -> np.ndarray:
         ``float32`` array of shape (X, Y, Z) with finite values, in the intensity units of the file.
 
     Raises:
-        InputError: as :func:`read_volume`.
+        InputError: as ``volumes.read_volume``.
     """
     return read_volume(path)[0]
 
@@ -179,7 +179,7 @@ def volume_slices(
         size: height and width of a slice in pixels; even, at least 16.
         percentiles: the percentiles that become 0 and 255, each in [0, 100].
         spacing: distance from slice to slice in voxels, at least 1.
-        voxel_size: sides of a voxel along x, y and z, as :func:`read_volume` returns them; only their ratios count.
+        voxel_size: sides of a voxel along x, y and z, as ``volumes.read_volume`` returns them; only their ratios count.
 
     Returns:
         ``uint8`` array of shape (num_slices, size, size), rows from top to bottom.

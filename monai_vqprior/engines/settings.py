@@ -66,7 +66,7 @@ def read_settings(
     Read what :func:`write_settings` wrote, or a stranger: settings are data, and none of them can run code.
 
     Whoever shares weights shares these settings beside them, which become values of a configuration. So each must be
-    what a setting of its name may be (:data:`monai_vqprior.values.SETTINGS`), and no text may be one that MONAI
+    what a setting of its name may be (``monai_vqprior.values.SETTINGS``), and no text may be one that MONAI
     evaluates or resolves.
 
     Args:

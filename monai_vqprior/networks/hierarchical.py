@@ -80,7 +80,7 @@ class HierarchicalPrior(nn.Module):
         self.num_embeddings = code_prior.num_embeddings
         self.num_classes = code_prior.num_classes
         self.num_values = code_prior.num_values
-        #: random numbers that a grid is made from: one for each code of the sketch, then one for each code.
+        #: number of random numbers of a grid, one for each code of the sketch and then one for each code.
         self.num_draws: int = math.prod(sketch.spatial_size) + math.prod(self.spatial_size)
 
     def forward(
@@ -139,15 +139,15 @@ class HierarchicalPrior(nn.Module):
 
     def given_draws(self, given: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        What is given of a grid, as the draws of :meth:`generate` that it settles.
+        The draws of :meth:`generate` that the given codes of a grid determine.
 
         Args:
             given: codes (B, *spatial), of any value where they are not kept.
             mask: (B, *spatial), True where a code is kept.
 
         Returns:
-            codes and mask of all draws, each (B, num_draws): a code of the sketch is settled when all codes of its
-            block are.
+            codes and mask of all draws, each (B, num_draws); a code of the sketch is given if all codes of its block
+            are.
         """
         codes = torch.where(mask, given, 0)
         numbers = self.sketch.num_kept(mask)  # (B, *sketch)

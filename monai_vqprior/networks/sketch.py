@@ -83,7 +83,7 @@ class CodeSketch(nn.Module):
         # Annotated here, not in the class: TorchScript cannot read annotations of a class that are text.
         self.vectors: torch.Tensor
         self.register_buffer("vectors", torch.zeros(num_embeddings, embedding_dim))
-        #: codes of the grid in each block, (1, *sketch): fewer where the grid ends within a block.
+        #: number of codes of each block, (1, *sketch), which is smaller where the grid ends within a block.
         self.block_sizes: torch.Tensor
         sizes = torch.ones(1, *self.spatial_size)
         for axis, size in enumerate(self.grid_size):

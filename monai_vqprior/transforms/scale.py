@@ -49,8 +49,8 @@ def find_max_value(paths: Sequence[str | Path], num_threads: int = 4) -> tuple[f
         num_threads: threads that read slices.
 
     Returns:
-        the value, and why it is this one: 255 and an empty text where no slice has more than 8 bits; 2 to the power of
-        8, 10, 12, 14 or 16, minus 1, for integers; 1 for floating point.
+        the value and the reason for it. The value is 255 and the reason empty where no slice has more than 8 bits; it
+        is 2 to the power of 8, 10, 12, 14 or 16, minus 1, for integers, and 1 for floating point.
 
     Raises:
         InputError: when the slices do not tell: floating-point values above 1, integers of more than 16 bits, or both
