@@ -12,13 +12,16 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from monai_vqprior.errors import InputError
@@ -414,14 +417,28 @@ def check_settings(**values: Any) -> None:
     Refuse the first of some values that its setting cannot have; see ``check_setting``.
 
     Raises:
-        InputError: also for a path that MONAI has rewritten: it makes ``::`` of each ``#`` in a configuration, and the
-            results would lie elsewhere than where they were asked for.
+        InputError: also for a path that MONAI has changed. It writes ``::`` for each ``#`` in a configuration, and its command
+            line reads ``#`` as the start of a comment, so the results would be in another folder.
     """
     check_values(SETTINGS, **values)
-    for name in _GIVEN_PATHS & set(values):
-        value = values[name]
-        if isinstance(value, str) and "::" in value:  # text of the command vqprior comes as another object
+    for name in sorted(_GIVEN_PATHS & set(values)):
+        value, typed = values[name], _typed(name)
+        # Text of the command vqprior that has :: in it comes as another object.
+        if isinstance(value, str) and ("::" in value or ("#" in typed and not typed.startswith("$"))):
             raise InputError(
-                f"{name} is {shown(value)}, and MONAI writes :: where a path has #: use the command vqprior, which "
-                "takes any path, or a link without these signs."
+                f"{name} is {shown(typed or value)}, and MONAI makes another path of one with # or :: in it: use the "
+                "command vqprior, which takes any path, or a link without these signs."
             )
+
+
+def _typed(name: str) -> str:
+    """What the command line of MONAI was given for a key, the last time; nothing where there is no such command."""
+    program, *words = sys.argv or [""]
+    if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return ""
+    typed = ""
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        key, equals, told = word.partition("=")
+        if key == f"--{name}":
+            typed = told if equals else following
+    return typed

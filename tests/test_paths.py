@@ -17,6 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import monai.bundle
 import pytest
 from fire.parser import DefaultParseValue
 from hypothesis import given
@@ -159,6 +160,19 @@ def test_what_monai_has_rewritten_is_refused() -> None:
     with pytest.raises(InputError, match="output_dir is 'run::2'"):
         check_settings(output_dir=path)
     check_settings(output_dir=Path("run::2"), dataset_dir="run#2")
+
+
+@pytest.mark.parametrize("words", [["--output_dir", "run#2"], ["--seed", "1", "--output_dir=run#2"]])
+def test_what_the_command_line_of_monai_takes_for_a_comment_is_refused(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert DefaultParseValue("run#2") == "run"
+    monkeypatch.setattr(sys, "argv", [str(Path(monai.bundle.__file__).with_name("__main__.py")), "run", *words])
+    with pytest.raises(InputError, match="output_dir is 'run#2'"):
+        check_settings(output_dir="run")
+    check_settings(dataset_dir="run")
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--output_dir", '$"run\\x232"'])
+    check_settings(output_dir="run#2")
 
 
 def test_output_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import ignite.distributed as idist
 from monai_vqprior.data import SliceFolder
 from monai_vqprior.engines.settings import read_settings
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import tell
 from monai_vqprior.transforms import find_max_value
 
 __all__ = ["check_scale", "slice_scale"]
@@ -91,4 +92,4 @@ def _settings_beside(weights: str | os.PathLike[str] | None) -> dict | None:
 
 def _tell(text: str) -> None:
     if idist.get_rank() == 0:  # not once more for each process
-        print(text, flush=True)
+        tell(text)
