@@ -173,7 +173,7 @@ def setting_keys(root: Path, names: Sequence[str]) -> set[str]:
 
 
 def named_codebooks(*configs: Mapping[str, Any]) -> set[str]:
-    """The classes of codebooks that configurations or overrides name: those who wrote them know what they run."""
+    """The classes of codebooks that configurations or overrides name: their authors chose them."""
     told = [config.get(key) for config in configs for key in ("codebook#_target_", "codebook::_target_")]
     parts = [config.get("codebook") for config in configs]
     told += [part.get("_target_") for part in parts if isinstance(part, dict)]
@@ -314,10 +314,10 @@ def run_configs(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) 
 
     from monai.bundle import run
 
-    # MONAI would repeat the command line, key by key, and tell which logging it uses.
+    # MONAI would repeat the command line, key by key, and log the name of its logging configuration.
     for name in ("scripts", "workflows"):
         logging.getLogger(f"monai.bundle.{name}").setLevel(logging.WARNING)
-    # Ignite would tell of every exception, at each of its levels, before this command does.
+    # Ignite would log every exception, at each of its levels, before this command does.
     logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         # MONAI warns that a configuration can run code, whoever wrote it; this one is the package's or the user's own.

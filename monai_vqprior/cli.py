@@ -105,7 +105,7 @@ def _execute(arguments: Sequence[str] | None) -> int:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Tell of a thread that failed, unless it is TensorBoard's, which hands its error on to whoever writes next."""
+    """Report a thread that failed, unless it is TensorBoard's, which raises its error at the next write."""
     of_tensorboard = type(failure.thread).__module__.startswith("tensorboard.")
     if not (of_tensorboard and isinstance(failure.exc_value, OSError)):
         threading.__excepthook__(failure)
@@ -190,7 +190,7 @@ def _stack(
             settings.pop("conditions", None)  # fitted to the data of the run before
             if begins:
                 settings = {key: value for key, value in settings.items() if key not in prior_keys}
-        # What only the other stage knows is meant for it alone.
+        # Keys of the other stage only are meant for it alone.
         told = {**settings, **given}
         stages = [load_configs(root, stage) for stage in _STAGES.values()]
         known = {key for key in given if any(_knows(stage, key, told) for stage in stages)}
@@ -217,7 +217,7 @@ def _train(options: argparse.Namespace) -> None:
     if len(stages) > 1:
         if getattr(options, "override.ckpt", None) is not None:
             raise InputError("--ckpt names a VQ-VAE that is trained already: pass --stage prior with it.")
-        # The second stage, which knows the keys of both, would refuse its input too, after the hours of the first.
+        # The second stage, which has the keys of both, would refuse its input too, after the hours of the first.
         known = load_configs(bundle_root(options.bundle), _STAGES["prior"])
         check_overrides({k: v for k, v in options.overrides.items() if k.split("#")[0] not in known}, known)
         for names in _STAGES.values():

@@ -53,7 +53,7 @@ MOST_PIXELS = 2**26
 #: the largest number of voxels of a volume that is read, about 645 along each axis.
 MOST_VOXELS = 2**28
 
-#: Formats of pictures. Pillow knows more, of which one runs another program: Encapsulated PostScript.
+#: Formats of pictures. Pillow reads more, of which one runs another program: Encapsulated PostScript.
 _FORMATS = ("PNG", "JPEG", "TIFF")
 # Levels of lists and dictionaries in a JSON file, and digits of a whole number, at most.
 _MOST_LEVELS = 16
@@ -222,7 +222,7 @@ def check_extent(path: str | os.PathLike[str], shape: Sequence[int]) -> None:
 @contextmanager
 def open_picture(path: str | os.PathLike[str], formats: Sequence[str] = _FORMATS) -> Iterator[Image.Image]:
     """
-    Open a picture whose size is known to be sensible; its pixels are decoded when they are asked for.
+    Open a picture after a check of its size; its pixels are decoded when they are asked for.
 
     Args:
         path: the file.
@@ -353,7 +353,7 @@ def check_writable(folder: str | os.PathLike[str], what: str = "results") -> Non
 
 
 def _exists(path: Path) -> bool:
-    """Whether a path leads to something, or is a link to nothing; an error tells that nothing can ever be there."""
+    """Whether a path leads to something, or is a link to nothing; an error means that nothing can be there."""
     try:
         path.lstat()
     except FileNotFoundError:

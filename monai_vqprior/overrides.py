@@ -204,7 +204,7 @@ def _check_component(key: str, value: Any, present: Mapping[str, Any]) -> None:
 
 
 def _kind_of(present: Any) -> Kind | None:
-    """The kind of a value of the configuration; None where that tells nothing."""
+    """The kind of a value of the configuration; None where it has none."""
     if isinstance(present, bool):
         return FLAG
     if isinstance(present, (int, float)):
@@ -235,7 +235,7 @@ def unknown_argument(key: str, config: Mapping[str, Any]) -> str | None:
         config: the configuration, with all overrides in it.
 
     Returns:
-        a sentence; None when the component takes the argument, or when that cannot be told.
+        a sentence; None when the component takes the argument, or when that is unknown.
     """
     parent, _, name = key.lstrip("+~").rpartition("#")
     component = item_at(parent, config)
@@ -252,7 +252,7 @@ def unknown_argument(key: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter] | None:
-    """What a class or function takes, by its name; None where that cannot be told, or it takes anything."""
+    """What a class or function takes, by its name; None where that is unknown, or it takes anything."""
     # A name without a module is one of MONAI's own.
     kind = pydoc.locate(target) if isinstance(target, str) and "." in target else None
     if not callable(kind):

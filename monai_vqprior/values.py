@@ -186,7 +186,7 @@ NUMBER = Kind("a finite number", _is_number)
 TEXT = Kind("text that is not empty", lambda value: isinstance(value, str) and _is_text(value))
 #: the path of a file or folder, as text or an object.
 PATH = Kind("a path that is not empty", lambda value: isinstance(value, (str, os.PathLike)) and _is_path(str(value)))
-#: the name of a device, or PyTorch's own object, which is known by its name: to import PyTorch takes seconds.
+#: the name of a device, or PyTorch's own object, which is recognized by its name: to import PyTorch takes seconds.
 DEVICE = Kind(
     "a device, such as cpu or cuda:0", lambda value: TEXT.accepts(value) or type(value).__qualname__ == "device"
 )
@@ -417,8 +417,8 @@ def check_settings(**values: Any) -> None:
     Refuse the first of some values that its setting cannot have; see ``check_setting``.
 
     Raises:
-        InputError: also for a path that MONAI has changed. It writes ``::`` for each ``#`` in a configuration, and its command
-            line reads ``#`` as the start of a comment, so the results would be in another folder.
+        InputError: also for a path that MONAI has changed. It writes ``::`` for each ``#`` in a configuration, and its
+            command line reads ``#`` as the start of a comment, so the results would be in another folder.
     """
     check_values(SETTINGS, **values)
     for name in sorted(_GIVEN_PATHS & set(values)):

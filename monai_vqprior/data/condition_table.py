@@ -37,7 +37,7 @@ _NO_CONDITIONS = (*_ID_COLUMNS, "session", "split", "file", "index", "image", "p
 
 class ConditionTable:
     """
-    What is known of the slices of a data set, for a prior to be conditioned on.
+    The conditions of the slices of a data set, for a prior.
 
     Two tables in the data set's folder say it, either or both of them: ``subjects.csv``, a row a subject, and
     ``slices.csv``, a row a slice, which goes first where both say something::
@@ -47,7 +47,7 @@ class ConditionTable:
         442,train,,68                  441,1,0.33
 
     ``case`` is ``441`` or ``case_441`` for ``case_441_slice_0.nii.png``; for slices of other names it is their subject
-    (``sub-01``), and the column may be called ``subject``, ``participant_id`` or ``ID``. Besides, ``slice`` is known of
+    (``sub-01``), and the column may be called ``subject``, ``participant_id`` or ``ID``. Besides, ``slice`` exists for
     every slice: its place among those of its scan, 0 for the first and 1 for the last.
 
     A column with text is a class label, one with numbers alone a continuous value. What has no row, or an empty cell,
@@ -85,7 +85,7 @@ class ConditionTable:
             the conditions.
 
         Raises:
-            InputError: when the data set has no such condition, or knows it of no slice of the training split, and when
+            InputError: when the data set has no such condition, or has it for no slice of the training split, and when
                 these are no names.
         """
         if isinstance(conditions, str):

@@ -26,14 +26,14 @@ __all__ = ["Conditions", "fit_condition"]
 
 logger = logging.getLogger(__name__)
 
-#: cells that say that nothing is known, in lower case: an empty one, BIDS' n/a, what R and pandas write.
+#: cells for a missing value, in lower case: an empty one, BIDS' n/a, what R and pandas write.
 _MISSING = ("", "n/a", "na", "nan")
 _FAR = 5  # standard deviations from the training's mean
 
 
 @dataclass(frozen=True)
 class _Label:
-    """A condition with classes, which the network knows by their numbers."""
+    """A condition with classes, which are numbers to the network."""
 
     name: str
     classes: tuple[str, ...]
@@ -54,7 +54,7 @@ class _Label:
 
 @dataclass(frozen=True)
 class _Value:
-    """A condition with a number, which the network knows in standard deviations from the mean."""
+    """A condition with a number, in standard deviations from the mean to the network."""
 
     name: str
     mean: float
@@ -83,7 +83,7 @@ class _Value:
 
 class Conditions:
     """
-    The conditions that a prior knows, and what it calls what tables and people say of them.
+    The conditions of a prior, and their encoding as numbers.
 
     A class becomes its number, -1 where it is missing; a value becomes its distance from the mean of the training in
     standard deviations, NaN where it is missing. :class:`~monai_vqprior.data.ConditionTable` fits them to a training
@@ -149,7 +149,7 @@ class Conditions:
 
     def encode(self, cells: Mapping[str, str]) -> dict[str, int | float]:
         """
-        What a table says of a slice, as the network knows it.
+        Encode a row of a table for the network.
 
         Args:
             cells: text by the name of the condition; what is not there is missing.
@@ -161,7 +161,7 @@ class Conditions:
 
     def parse(self, condition: str | None) -> dict[str, list[int | float]]:
         """
-        What a person asks of a sample, as the network knows it.
+        Encode a requested condition for the network.
 
         Args:
             condition: such as ``dementia=Mild_Demented,slice=0.5``, values in the units of the table; conditions that
@@ -173,7 +173,7 @@ class Conditions:
             :meth:`monai_vqprior.inferers.VQPriorInferer.sample`; nothing where nothing was asked.
 
         Raises:
-            InputError: when the text has another form, or a name, class or number is not known.
+            InputError: when the text has another form, or a name, class or number is unknown.
         """
         if condition is None:
             return {}
@@ -207,7 +207,7 @@ def fit_condition(name: str, cells: Sequence[str]) -> dict[str, Any]:
         an entry for :class:`Conditions`. Mean and standard deviation have six digits, so that settings stay readable.
 
     Raises:
-        InputError: when nothing is known of any slice, or a class cannot be written into a configuration.
+        InputError: when no slice has a value, or a class cannot be written into a configuration.
     """
     known = [cell for cell in cells if cell.lower() not in _MISSING]
     if not known:

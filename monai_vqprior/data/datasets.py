@@ -184,7 +184,7 @@ class SliceDataset(_SeededDataset):
 
 class CodeGridDataset(_SeededDataset):
     """
-    Code grids that were computed once, with what is known of the slices that they encode.
+    Code grids that were computed once, with the conditions of the slices that they encode.
 
     Args:
         grids: (N, *grid) integers, as :func:`monai_vqprior.inferers.encode_grids` makes them.

@@ -141,7 +141,7 @@ def check_checksum(path: Path, image: SpatialImage) -> None:
 
 def check_orientation(path: Path, image: SpatialImage) -> None:
     """
-    Refuse a volume whose header does not tell, or tells in two ways, which axis is which, and how large a voxel is.
+    Refuse a volume whose header does not define, or defines in two ways, the axes and the size of a voxel.
 
     NIfTI has two orientations, sform and qform, each of which may be missing. nibabel takes the sform where it is
     there, and guesses where both are missing. For Analyze see :func:`monai_vqprior.data.load_volume`.

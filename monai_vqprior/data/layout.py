@@ -47,7 +47,7 @@ def parse_slice_name(name: str) -> tuple[str | None, int | None]:
         name: a file name with or without its suffixes, such as ``case_441_slice_0.nii.png``.
 
     Returns:
-        subject and slice index, ``("case_441", 0)``; both None where the name does not tell.
+        subject and slice index, ``("case_441", 0)``; both None where the name has neither.
     """
     match = _SLICE_NAME.match(name.split(".")[0])
     if match is None or not match["subject"]:

@@ -10,10 +10,10 @@
 # limitations under the License.
 
 """
-Who is on a picture: subject, session, scan and slice number from the paths of a data set, for slices and volumes alike.
+Subject, session, scan and slice number from the paths of a data set, for slices and volumes alike.
 
-One rule holds for a whole data set, so that the same person is not called by two names. The first of these that tells
-the subject of every file:
+One rule holds for a whole data set, so that the same person does not have two names. It is the first of these that
+finds the subject of every file:
 
 1. ``--subject_pattern``, a regular expression for the path, when it is given;
 2. names of BIDS (``sub-01``), of OASIS (``OAS1_0001``), or of ADNI (``002_S_0295``), anywhere in the path;
@@ -62,10 +62,10 @@ _NO_NAME = re.compile(r"(?:slc|sl|frame|img|image|im|z|i|pic|picture|photo|file|
 @dataclass(frozen=True)
 class ScanName:
     """
-    What the path of a slice or volume tells.
+    What the path of a slice or volume names.
 
     Attributes:
-        subject: the person; None where nothing tells.
+        subject: the subject; None where none is found.
         session: the visit, with the subject before it: ``OAS1_0061_MR2``, ``sub-01_ses-02``; the subject where there
             is none.
         scan: what all slices of one scan have in common, and those of other scans of the person have not.
@@ -85,8 +85,8 @@ class Naming:
 
     Attributes:
         rule: how the subjects were found, in words.
-        names: what each path tells.
-        untold: the paths whose subject nothing tells; their own path stands for it.
+        names: what each path names.
+        untold: the paths without a subject; the path replaces it.
     """
 
     rule: str
@@ -95,13 +95,13 @@ class Naming:
 
     def check_told(self, where: object) -> None:
         """
-        Refuse to tell apart files of which nobody knows whom they show.
+        Refuse files whose subject is not found.
 
         Args:
             where: the folder of the data set, for the message.
 
         Raises:
-            InputError: when nothing tells the subject of some file.
+            InputError: when the subject of some file is not found.
         """
         if self.untold:
             raise InputError(
@@ -156,7 +156,7 @@ def name_scans(
         where: the folder, for the message.
 
     Returns:
-        the rule, and what each path tells.
+        the rule, and what each path names.
 
     Raises:
         InputError: when the pattern does not match each path.
@@ -199,7 +199,7 @@ def _by_pattern(paths: Sequence[PurePath], pattern: str, where: object) -> list[
 
 
 def _by_rule(paths: Sequence[PurePath], volumes: bool) -> tuple[str, list[str | None]]:
-    """The first rule that tells the subject of every file, and the subjects; of the last one some may be missing."""
+    """The first rule that finds the subject of every file, and the subjects; of the last one some may be missing."""
     whole = [_without_suffix(path) for path in paths]
     for rule, regex in _CONVENTIONS.items():
         matches = [match for match in map(regex.search, whole) if match]
@@ -213,7 +213,7 @@ def _by_rule(paths: Sequence[PurePath], volumes: bool) -> tuple[str, list[str | 
 
 def _contradiction(paths: Sequence[PurePath], matches: Sequence[re.Match[str]]) -> tuple[str, list[str | None]] | None:
     """
-    What tells the subjects where numbered names of files (``case_1``) say something else than their folders.
+    What names the subjects where numbered names of files (``case_1``) say something else than their folders.
 
     Where files in different folders share such a name, and each folder has one, the folder decides
     (``smith/case_1_slice_0.png``, ``jones/case_1_slice_0.png``); so does a folder with a number and several such names
@@ -241,7 +241,7 @@ def _without_suffix(path: PurePath) -> str:
 
 
 def _by_folder_or_name(paths: Sequence[PurePath], volumes: bool) -> tuple[str, list[str | None]]:
-    """Subjects by the outermost folder that tells one; by the name of the file where there is none."""
+    """Subjects by the outermost folder that names one; by the name of the file where there is none."""
     folders = _outer_folders(paths)
     names = [None if folder else _file_name(path.name, volumes) for path, folder in zip(paths, folders, strict=True)]
     if not volumes:
@@ -261,7 +261,7 @@ def _outer_folders(paths: Sequence[PurePath]) -> list[str | None]:
 
 
 def _folder_name(name: str) -> str:
-    """What a folder may tell of a subject: its name without words for sessions, scans and contrasts."""
+    """The part of a folder's name that may name a subject: its name without words for sessions, scans and contrasts."""
     return "" if LEVEL.fullmatch(name) else _stripped(name)
 
 
@@ -277,7 +277,7 @@ def _stripped(name: str) -> str:
 
 
 def _file_name(name: str, volumes: bool) -> str | None:
-    """What the name of a file may tell of a subject, beside nothing else that tells one."""
+    """The part of a file's name that may name a subject, if nothing else names one."""
     stem = stem_of(name)
     if volumes:
         return _stripped(stem) or None
@@ -292,7 +292,7 @@ def _file_name(name: str, volumes: bool) -> str | None:
 
 def _shortened(names: Sequence[str | None]) -> list[str | None]:
     """
-    Names without what tells the scans of a person apart, unless nothing but one name is left: words behind the last
+    Names without what distinguishes the scans of a person, unless nothing but one name is left: words behind the last
     number (``p01_left``), and a short number behind another one (``p01_1``).
     """
     shortened = list(names)
@@ -346,11 +346,11 @@ def _in_another_word(stem: str) -> bool:
 
 
 def _name(path: PurePath, subject: str | None, volumes: bool) -> ScanName:
-    """All that a path tells, given its subject."""
+    """All that a path names, given its subject."""
     stem = stem_of(path.name)
     head, index = (stem, None) if volumes else _split_slice(stem)[:2]
     place = path.parent.as_posix()
-    if index is None:  # slices without a number are told apart by what is known of their scans
+    if index is None:  # slices without a number are distinguished by their scans
         head = " ".join(
             sorted(match[0].lower() for regex in (SESSION_WORD, SCAN_WORD) for match in regex.finditer(stem))
         )
@@ -358,7 +358,7 @@ def _name(path: PurePath, subject: str | None, volumes: bool) -> ScanName:
 
 
 def _session(path: PurePath, subject: str | None) -> str:
-    """The session of a subject, as its convention writes it; the name of the file where nothing tells one."""
+    """The session of a subject, as its convention writes it; the name of the file where there is none."""
     text = _without_suffix(path)
     name = subject or stem_of(path.name)
     if name.startswith("sub-"):

@@ -347,7 +347,7 @@ def _outline_curves() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """One slice of a subject: the pixels inside the brain, all arrays flat, and what is known about them."""
+    """One slice of a subject: the pixels inside the brain, all arrays flat, and their properties."""
 
     subject: _Subject
     noise_z: float  # where the slice is in the noise fields, in 0..1

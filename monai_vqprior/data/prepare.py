@@ -57,11 +57,12 @@ _DEMENTIA = {0.0: "Non_Demented", 0.5: "Very_Mild_Demented", 1.0: "Mild_Demented
 
 def read_subject_table(path: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
     """
-    Read what is known about subjects or sessions.
+    Read a table of subjects or sessions.
 
     Args:
-        path: CSV or TSV file (UTF-8; a tab in the first line tells) with a column of ids: ``ID`` as in OASIS-1's
-            ``oasis_cross-sectional.csv``, ``participant_id`` as in BIDS' ``participants.tsv``, or ``subject``.
+        path: CSV or TSV file (UTF-8; with a tab in the first line a TSV file) with a column of ids: ``ID`` as in
+            OASIS-1's ``oasis_cross-sectional.csv``, ``participant_id`` as in BIDS' ``participants.tsv``, or
+            ``subject``.
 
     Returns:
         the row of each id, a dictionary from column to cell, all as text, the column of ids included.
@@ -149,7 +150,7 @@ def prepare_volumes(
         output_dir: folder to write to, made if it is missing.
         axis: see :func:`volume_slices`, also for the next five.
         num_slices: number of slices of a volume.
-        center_offset: in voxels.
+        center_offset: offset of the stack's center from the volume's center, in voxels.
         spacing: in voxels.
         size: in pixels.
         percentiles: in [0, 100].
@@ -160,7 +161,7 @@ def prepare_volumes(
         skip_bad: leave out volumes that cannot be used, and count them, rather than stop at the first.
         overwrite: write into a folder that is not empty, and replace the slices of an earlier run there and its tables.
         progress: show a progress bar.
-        split_by: ``file`` to deal volumes one by one whose subject nothing tells, instead of refusing them.
+        split_by: ``file`` to assign single volumes to the splits where no subject is found, instead of refusing them.
         subject_pattern: regular expression that finds the subject in the path of a volume, relative to ``volumes_dir``:
             its group ``subject``, or its first one.
 
@@ -352,7 +353,7 @@ def _joined_columns(row: Mapping[str, str]) -> dict[str, str]:
 
 
 def _dementia(cdr: str) -> str:
-    """OASIS's class name of a clinical dementia rating; empty where it is not known."""
+    """OASIS's class name of a clinical dementia rating; empty where it is missing."""
     with suppress(ValueError):
         return _DEMENTIA.get(float(cdr), "")
     return ""

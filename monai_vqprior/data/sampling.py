@@ -38,7 +38,7 @@ class ResumableSampler(DistributedSampler):
 
     A training that was cut off inside an epoch goes on with the batch that would have come next. It is
     :class:`torch.utils.data.DistributedSampler`, with the same arguments, for one process too: ``num_replicas=1``,
-    ``rank=0``. MONAI's engines tell it the epoch.
+    ``rank=0``. MONAI's engines set the epoch.
 
     Example:
         >>> sampler = ResumableSampler(range(4), num_replicas=1, rank=0, shuffle=False)

@@ -63,7 +63,7 @@ class SliceFolder:
     """
     The slices of a data set on disk, and which split each of them is in.
 
-    Two layouts are known. That of the preprocessed OASIS slices has a folder for each split,
+    There are two layouts. That of the preprocessed OASIS slices has a folder for each split,
     ``keras_png_slices_{train,validate,test}``, in the folder given or in one folder there. Any other folder is
     searched, with its subfolders, for PNG, JPEG and TIFF files; these are dealt to the splits by subject.
     ``monai_vqprior.data.names`` lists the rules that find subjects.
@@ -75,7 +75,7 @@ class SliceFolder:
         dataset_dir: the folder.
         seed: deals a plain folder in the same way each time.
         fractions: share of the subjects of a plain folder for each split; 0.8, 0.1, 0.1 by default.
-        split_by: ``file`` to deal slices one by one whose subject nothing tells, instead of refusing them.
+        split_by: ``file`` to assign single slices to the splits where no subject is found, instead of refusing them.
         subject_pattern: regular expression that finds the subject in the path of a slice, relative to ``dataset_dir``:
             its group ``subject``, or its first one.
         output_dir: folder of the run, which holds no slices of the data set.
@@ -123,8 +123,7 @@ class SliceFolder:
             the number in its name, or else its place among the slices of the scan.
 
         Raises:
-            InputError: when there is no such split or it is empty, and when the slices are dealt and nothing tells the
-                subject of some.
+            InputError: when there is no such split or it is empty, and when the subject of a slice is not found.
         """
         if split == "all" and not self.in_split_folders:
             return self._plain.items
@@ -189,7 +188,7 @@ class SliceFolder:
         Warn where slices are in another split than in training, since files have come or gone, or options are others.
 
         Args:
-            path: what :meth:`write_splits` wrote then. Where it does not exist, nothing is known.
+            path: what :meth:`write_splits` wrote then. If it does not exist, nothing is checked.
         """
         if not Path(path).is_file():
             return
@@ -324,7 +323,7 @@ class SliceFolder:
             logger.warning("%s: %s", folder, told)
 
     def _describe(self, paths: Sequence[Path], naming: Naming) -> _Found:
-        """Path, subject and index of each slice; slices whose names tell no index are counted through in their scan."""
+        """Path, subject and index of each slice; slices without an index in their name are numbered in their scan."""
         items, scans = [], {}
         counts: dict[tuple[str, str], int] = {}
         for path, name, subject in zip(paths, naming.names, naming.subjects, strict=True):
@@ -345,7 +344,7 @@ def _is_image(name: str) -> bool:
 
 
 def _num_pages(path: Path) -> int:
-    """Pages of a TIFF file; 1 of any other, and of one that is damaged, which is told when it is read."""
+    """Pages of a TIFF file; 1 of any other, and of one that is damaged, which is refused when it is read."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 1
     try:

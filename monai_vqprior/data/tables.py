@@ -34,7 +34,7 @@ def read_table(
     Read a table of which each row is about one thing.
 
     Args:
-        path: CSV or TSV file (UTF-8; a tab in the first line tells) with a column of ids.
+        path: CSV or TSV file (UTF-8; with a tab in the first line a TSV file) with a column of ids.
         id_columns: names that the column of ids may have, the first that the table has counts.
         key: what a row is found by, made of its id and its cells; the id by default. A ValueError that it raises is
             the user's.

@@ -28,7 +28,7 @@ __all__ = ["FileTree", "find_files", "is_run", "is_segmentation"]
 _OF_A_RUN = frozenset(
     ("samples", "samples.png", "reconstructions", "reconstructions.png", "neighbors.png", "models", "tensorboard")
 )
-# Files and folders that tell a run together.
+# Files and folders that together identify a run.
 _SIGNS = (
     {"splits.csv", "splits.json"},
     {"splits.csv", "models"},

@@ -96,7 +96,7 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[float, 
     Raises:
         InputError: naming the file, when it cannot be read, is damaged by the checksum of gzip, is an ``.img`` without
             ``.hdr``, is not a single 3-D volume of real numbers, has more than
-            :data:`monai_vqprior.files.MOST_VOXELS`, does not tell its orientation or its voxels' size, holds NaN or
+            :data:`monai_vqprior.files.MOST_VOXELS`, does not define its orientation or its voxels' size, holds NaN or
             infinity, or has the same value everywhere; naming the package, when nibabel is not installed.
     """
     with needs_extra("volumes", "reading a volume"):

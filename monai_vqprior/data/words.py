@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The words of paths that do not tell who is on a picture: contrasts, sessions, scans, groups."""
+"""The words of paths that do not identify a subject: contrasts, sessions, scans, groups."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def find_checkpoint(
 
     Args:
         name: file name, such as ``model.pt``.
-        folders: folders to look in, the first that has the file wins; a warning tells when it is not the first of all.
+        folders: folders to look in, the first that has the file wins; a warning is given when it is not the first of
+            all.
         ckpt: the file itself; given, the folders do not matter.
         option: the name of the option that gives ``ckpt``, for the error message.
         required: whether there must be one.
@@ -180,10 +181,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
 def has_other_codes(settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor]) -> bool:
     """
-    Whether a prior was trained on the codes of another autoencoder, as far as its settings know.
+    Whether a prior was trained on the codes of another autoencoder, according to its settings.
 
     Args:
-        settings: the file of the settings beside the prior; where there is none, nothing is known.
+        settings: the file of the settings beside the prior; without it the answer is false.
         autoencoder: the autoencoder that it is to be used with, or its state dictionary.
     """
     known = read_settings(settings, codebooks=None).get("autoencoder_weights") if Path(settings).is_file() else None
@@ -194,7 +195,7 @@ def check_same_autoencoder(
     settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor], resume: bool = False
 ) -> None:
     """
-    Refuse to go on with a prior whose codes have become others: its weights would fit, and know nothing of them.
+    Refuse to resume a prior whose codes have changed: its weights would load, and be useless.
 
     Args:
         settings: see :func:`has_other_codes`.
@@ -213,7 +214,7 @@ def check_same_autoencoder(
 
 def tell_of_another_autoencoder(prior: str | os.PathLike[str] | None, autoencoder: nn.Module) -> None:
     """
-    Warn when a prior was trained on the codes of another autoencoder, as far as the settings beside it know.
+    Warn when a prior was trained on the codes of another autoencoder, according to the settings beside it.
 
     Args:
         prior: the prior's weights, or None.
@@ -225,7 +226,7 @@ def tell_of_another_autoencoder(prior: str | os.PathLike[str] | None, autoencode
 
 def fingerprint(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     """
-    A short text that tells the weights of a network from others: 16 hexadecimal digits of their SHA-256.
+    A short text that identifies the weights of a network: 16 hexadecimal digits of their SHA-256.
 
     Names, types, shapes and values of all parameters and buffers count; the file they came from and the device do not,
     nor what is empty, of which TorchScript keeps more.

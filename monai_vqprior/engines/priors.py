@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 def code_vectors(autoencoder: Any, num_embeddings: int, needed: bool = False) -> torch.Tensor | None:
     """
-    The vectors of a VQ-VAE's codes, as far as it tells them.
+    The vectors of a VQ-VAE's codes, if it has them.
 
     Args:
         autoencoder: with a ``codebook`` that has a ``decode``, as :class:`~monai_vqprior.networks.AutoencoderVQ` has,
-            or with the ``quantizer`` of :class:`monai.networks.nets.VQVAE`; any other network tells none.
+            or with the ``quantizer`` of :class:`monai.networks.nets.VQVAE`; any other network has none.
         num_embeddings: number of codes, K.
         needed: whether a prior cannot do without, since it has a sketch.
 
@@ -39,7 +39,7 @@ def code_vectors(autoencoder: Any, num_embeddings: int, needed: bool = False) ->
         (K, D), or None.
 
     Raises:
-        InputError: when they are needed and not told.
+        InputError: when they are needed and missing.
     """
     decode = getattr(getattr(autoencoder, "codebook", None), "decode", None)
     quantizer = getattr(getattr(autoencoder, "quantizer", None), "quantizer", None)
@@ -86,7 +86,7 @@ def start_prior(
     prior: GatedPixelCNN | HierarchicalPrior, grids: torch.Tensor, vectors: torch.Tensor | None, seed: int = 0
 ) -> None:
     """
-    Let the training of a prior begin with what is known before its first step.
+    Initialize a prior with the codebook and with the histograms of the training codes.
 
     That is which codes look alike (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_at_codes`), where codes occur
     (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_from`, for a network with ``position_logits``), and for a
@@ -95,7 +95,7 @@ def start_prior(
     Args:
         prior: a new prior.
         grids: training grids (N, *spatial), integers in 0..K-1.
-        vectors: the codes of the codebook, (K, D); None where these are not known (:func:`code_vectors`), which leaves
+        vectors: the codes of the codebook, (K, D); None where there are none (:func:`code_vectors`), which leaves
             out which codes look alike.
         seed: seed of the sketches.
 

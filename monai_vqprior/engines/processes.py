@@ -29,7 +29,7 @@ from monai_vqprior.errors import InputError
 
 __all__ = ["Processes", "data_parallel", "joined_processes", "single_process", "start_processes"]
 
-# What torchrun tells the processes that it starts.
+# The variables that torchrun sets for the processes that it starts.
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 # How long processes wait for the slowest of them: it may be hours behind, and a process that dies is noticed at once.

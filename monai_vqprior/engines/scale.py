@@ -41,12 +41,12 @@ def slice_scale(
         weights: weights that were trained, beside which ``settings.json`` has the value of their training.
 
     Returns:
-        the value that was given, else that of the training, else the one that the whole data set tells
+        the value that was given, else that of the training, else the one computed from the whole data set
         (:func:`monai_vqprior.transforms.find_max_value`). None for weights that were trained before there was this
         setting: :class:`~monai_vqprior.transforms.LoadSlice` then takes the values that were fixed at that time.
 
     Raises:
-        InputError: when the data set does not tell, and when the settings cannot be read.
+        InputError: when the data set does not determine it, and when the settings cannot be read.
     """
     before = _settings_beside(weights)
     if max_value is not None:

@@ -90,8 +90,8 @@ def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) ->
     """
     Write down the settings that another command needs in order to rebuild a trained network.
 
-    The ``vqprior`` command reads them from beside the checkpoint, so that ``evaluate`` need not be told the
-    ``spatial_size`` that ``train`` was given.
+    The ``vqprior`` command reads them from beside the checkpoint, so that ``evaluate`` needs no
+    ``spatial_size`` if ``train`` was given one.
 
     Args:
         path: JSON file to write; settings of an earlier stage that are not named here are kept.

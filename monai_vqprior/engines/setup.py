@@ -80,7 +80,7 @@ def select_device(name: str | torch.device | None = None) -> torch.device:
 
 
 def _check_device(device: torch.device) -> None:
-    """Refuse a kind of device that PyTorch knows, and this machine or this build does not have."""
+    """Refuse a kind of device of PyTorch that this machine or this build does not have."""
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind has words of its own
@@ -276,7 +276,7 @@ def claim_run(
     resume: bool = False,
 ) -> None:
     """
-    Make the folders of a training run, and remove the run that it replaces: when all else is known to be in order.
+    Make the folders of a training run, and remove the run that it replaces: after all other checks.
 
     Weights without a state are moved aside, to ``*_before.pt``: a training that was killed before its first state has
     left them, or someone has put them there.
@@ -317,7 +317,7 @@ def _unused(path: Path) -> Path:
 
 def check_num_embeddings(codebook: Any, num_embeddings: int) -> None:
     """
-    Check that a codebook, or a network with one, has as many codes as metrics and prior are told.
+    Check that a codebook, or a network with one, has the number of codes of metrics and prior.
 
     Args:
         codebook: with an attribute ``num_embeddings``; another one is not checked.

@@ -237,7 +237,7 @@ class LastState:
         return None
 
     def _that_have(self, method: str) -> list[Any]:
-        """The objects that tell more than their state."""
+        """The objects with more to restore than their state."""
         return [thing for thing in self.objects.values() if hasattr(thing, method)]
 
     def interrupted(self, engine: Engine, error: BaseException) -> None:

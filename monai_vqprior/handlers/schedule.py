@@ -39,7 +39,7 @@ class CosineBudget:
 
     With ``max_minutes`` the decay follows the wall clock and the training stops when the time is up, wherever in an
     epoch that is; time spent before a resumed training was cut off counts. :class:`ignite.handlers.TimeLimit` counts
-    from its construction, in whole seconds, and knows no schedule. In distributed training process 0 has the clock.
+    from its construction, in whole seconds, and has no schedule. In distributed training process 0 has the clock.
 
     An engine that is run again for more epochs, as a federated client is round by round, has a decay for each run: at
     the end of the first it is where the learning rate is near 0.
@@ -138,7 +138,7 @@ class TrainingProgress:
     A progress bar over the whole training, by epochs or by the clock, and a line for each validation.
 
     Args:
-        schedule: knows how much of the training is done.
+        schedule: the schedule, which has the completed share of the training.
         validator: the validating engine, whose metrics are printed.
         description: the word before the bar.
     """

@@ -43,7 +43,7 @@ class FiniteSteps:
 
     Attached to a :class:`monai.engines.SupervisedTrainer`. After the backward pass the gradients of such a step are
     removed, so that the optimizer leaves weights, moments and weight decay alone. All processes skip it together. One
-    line an epoch tells of skipped steps. :class:`ignite.handlers.TerminateOnNan` ends a training at the first one, when
+    line an epoch counts skipped steps. :class:`ignite.handlers.TerminateOnNan` ends a training at the first one, when
     the weights are lost already.
 
     An engine with a gradient scaler is left alone: the scaler skips such steps itself.
@@ -154,7 +154,7 @@ class StepSeeds:
 
     PyTorch, NumPy and Python are seeded before each batch is fetched and again before each step by (seed, process,
     iteration): what codebook, dropout and withheld conditions draw depends on nothing that happened before. The data
-    set is told the epoch, where it has ``set_epoch`` as :class:`~monai_vqprior.data.SliceDataset`. The random
+    set is given the epoch, if it has ``set_epoch`` as :class:`~monai_vqprior.data.SliceDataset`. The random
     transforms of any other data set are seeded at the beginning of each epoch.
 
     Args:

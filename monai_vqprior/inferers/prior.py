@@ -195,19 +195,19 @@ class VQPriorInferer(Inferer):
         Conditions and given codes hold for all samples, or there is one of them for each index, in the order of the
         indices. An index may then come several times: the same random numbers under several conditions.
 
-        Codes are completed in raster order: a code that is drawn knows the codes before it, given or drawn, and none of
-        those after it. So what is given below a hole does not inform it; a hole at the lower end knows all the rest.
+        Codes are completed in raster order: a drawn code depends on the codes before it, given or drawn, and on none
+        after it. So a gap does not depend on given codes below it, and a gap at the lower end depends on all others.
         A :class:`~monai_vqprior.networks.HierarchicalPrior` draws the sketch so, of the blocks that are not wholly
-        given, and then the codes, which know all of the sketch.
+        given, and then the codes given the whole sketch.
 
         Args:
             network: prior that turns grids (B, *grid) into logits (B, K, *grid); logits at a position must depend on
                 the codes before it alone.
             indices: numbers of the samples to draw.
             seed: seed of the run.
-            labels: a class for each label of the network, -1 where it is not known; such a row for all samples or one
-                for each index; None where the network has none or none is known.
-            values: a number for each continuous condition, NaN where it is not known; for all samples or each index.
+            labels: a class for each label of the network, -1 where it is missing; one row for all samples or one
+                for each index; None where the network has no labels or all are missing.
+            values: a number for each continuous condition, NaN where it is missing; for all samples or each index.
             spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position of each tile, for a progress bar; of a tile that a worker drew, for
                 all of its positions once it is there.

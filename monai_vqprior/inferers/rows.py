@@ -24,7 +24,7 @@ __all__ = ["NOTHING", "Rows", "condition_rows", "given_rows", "tile_rows"]
 #: One number for each label or value of a network, for all samples, or such a row for each sample.
 Rows = Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 
-#: What says nothing: a label that is not known, a value that is not known, and a code that is not kept.
+#: a missing label, a missing value, and a code that is not kept.
 NOTHING = {"labels": -1, "values": math.nan, "given": 0, "mask": False}
 
 
@@ -33,16 +33,16 @@ def condition_rows(labels: Rows | None, values: Rows | None, number: int, needed
     The conditions that there are.
 
     Args:
-        labels: a row for all samples or a row for each, -1 for a label that is not known; None for no labels.
-        values: likewise, NaN for a value that is not known.
+        labels: a row for all samples or a row for each, -1 for a missing label; None for no labels.
+        values: likewise, NaN for a missing value.
         number: number of samples.
-        needed: whether something must be known.
+        needed: whether some condition must be given.
 
     Returns:
         ``labels`` int64 and ``values`` float32, those that are given, each (1 or number, labels or values).
 
     Raises:
-        InputError: when they are of another shape, and when nothing is known but something must be.
+        InputError: when they are of another shape, and when no condition is given although one is needed.
     """
     rows, known = {}, False
     for name, told, dtype in (("labels", labels, torch.long), ("values", values, torch.float32)):
@@ -54,7 +54,7 @@ def condition_rows(labels: Rows | None, values: Rows | None, number: int, needed
             raise InputError(
                 f"{name} must be a row of numbers or such a row for each sample ({reason_of(error)})."
             ) from error
-        # Of rows that differ some may know nothing; their samples are drawn as without guidance.
+        # Some of several rows may be empty; their samples are drawn without guidance.
         known |= part.dim() > 1 or bool((~part.isnan() if name == "values" else part >= 0).any())
         rows[name] = part[None] if part.dim() == 1 else part
         if part.dim() not in (1, 2) or len(rows[name]) not in (1, number):
@@ -75,7 +75,7 @@ def given_rows(
         mask: bool, True where they are kept, likewise.
         number: number of samples.
         size: size of the grid.
-        num_codes: number of codes, K; None where it is not known.
+        num_codes: number of codes, K; None if unknown.
 
     Returns:
         ``given`` int64 and ``mask`` bool, each (1 or number, *grid); empty when nothing is given.

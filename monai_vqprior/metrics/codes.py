@@ -56,7 +56,7 @@ def perplexity(counts: torch.Tensor) -> float:
 
 def histogram_bits(train: torch.Tensor, test: torch.Tensor, num_embeddings: int) -> float:
     """
-    Bits a code that the histogram of all training codes needs for the test codes: a prior that knows no position.
+    Bits a code that the histogram of all training codes needs for the test codes: a prior without positions.
 
     Args:
         train: training grids (N, *grid).
@@ -98,7 +98,7 @@ def position_histogram_bits(
     """
     Bits a code that the histogram of the training codes at each grid position needs for the test codes.
 
-    On aligned brains this is a strong baseline: a prior that beats it knows more than where it is.
+    On aligned brains this is a strong baseline: a prior that beats it has learned more than positions.
 
     Args:
         train: training grids (N, *grid).

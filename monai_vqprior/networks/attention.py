@@ -25,9 +25,9 @@ class CausalAttention(nn.Module):
     Self-attention of every position to itself and all positions before it in raster order, added to its input, as in
     Chen et al., "PixelSNAIL: an improved autoregressive generative model" (2017), https://arxiv.org/abs/1712.09763.
 
-    Between the causal stacks of a prior, where the features of a position know of the codes before it alone, it lets a
-    position look at distant ones at once: the other hemisphere, say. Each position is normalized by itself, since a
-    mean over positions would tell of those to come. The last layer starts at zero, so that a new block is the identity.
+    Between the causal stacks of a prior, where the features of a position depend on the codes before it alone, it lets
+    a position look at distant ones at once: the other hemisphere, say. Each position is normalized by itself, since a
+    mean over positions would depend on later ones. The last layer starts at zero, so that a new block is the identity.
 
     :meth:`forward` computes all positions, :meth:`step` the next one from the keys and values of those before.
 

@@ -160,9 +160,9 @@ class AutoencoderVQ(nn.Module):
         background: intensity; the codes do not follow patches without a brighter pixel, of which a brain slice is
             full, so that all codes are spent on the others. None lets them follow every patch.
         predictability_weight: weight of a loss that makes codes easier to foresee for a prior: the natural logarithm of
-            the share of the variance of quantized encodings that their neighbors do not tell, over patches with a pixel
-            above ``background`` (0.02 where that is None); see
-            :func:`~monai_vqprior.networks.unpredicted_share`. 0 turns it off.
+            the share of the variance of quantized encodings that their neighbors do not predict, over patches with a
+            pixel above ``background`` (0.02 where that is None); see :func:`~monai_vqprior.networks.unpredicted_share`.
+            0 turns it off.
         dropout: probability that a value is dropped inside a residual block.
         use_checkpointing: recompute the residual blocks in the backward pass instead of keeping their activations.
 
@@ -236,7 +236,7 @@ class AutoencoderVQ(nn.Module):
             decoder += [*blocks(width, decoder_blocks[level]), _group_norm(width), nn.SiLU()]
             decoder += [UnfoldUp(spatial_dims, width, after, factors[level])]
         self.decoder = nn.Sequential(*decoder)
-        #: tells which patches hold a pixel brighter than the background.
+        #: finds the patches with a pixel brighter than the background.
         self.brightest = Pool[Pool.MAX, spatial_dims](self.stride)
 
     @torch.jit.export
@@ -334,7 +334,7 @@ class AutoencoderVQ(nn.Module):
             mask = self._brighter(images, self.background)
             quantized, _, loss = self.codebook(encodings, mask=mask)
         if not torch.jit.is_scripting() and self.predictability_weight > 0:  # where nothing is trained
-            # Encodings could tell of one another in digits that are lost when they are quantized: no help to a prior.
+            # Unquantized encodings could predict one another in digits that quantization removes: no help to a prior.
             counted = self._brighter(images, BRAIN_THRESHOLD) if mask is None else mask
             loss = loss + self.predictability_weight * unpredicted_share(quantized, counted).log()
         return self.decode(quantized), loss

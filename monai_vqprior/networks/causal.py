@@ -142,7 +142,7 @@ class GatedLayer(nn.Module):
         pointwise = Conv[Conv.CONV, spatial_dims]
         axes = range(spatial_dims)
         self.convs = nn.ModuleList(CausalConv(spatial_dims, i, channels, 2 * channels, kernel_size) for i in axes)
-        # The last stack has nobody to tell of its gate.
+        # No stack reads the gate of the last one.
         links = [pointwise(2 * channels, 2 * channels, 1) for _ in axes[1:]]
         self.links = nn.ModuleList([*links, nn.Identity()])
         self.outs = nn.ModuleList(

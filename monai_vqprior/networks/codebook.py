@@ -347,8 +347,8 @@ class EMACodebook(nn.Module):
             start = torch.where(any_finite, codes, start)
         start = _sum_over_processes(_only_of_first_process(start))
         codes = start[:, :-1]
-        # All processes must agree, and only the first knows. A compiled graph cannot ask a tensor: there, codes that
-        # had nothing to start from are left to the revivals.
+        # All processes must agree, and only the first has the value. A compiled graph cannot ask a tensor: there, codes
+        # that had nothing to start from are left to the revivals.
         compiled = torch.compiler.is_compiling() and not _several_processes()
         self._has_started = len(vectors) > 0 if compiled else bool(start[0, -1] > 0)
         self.embedding.copy_(codes)

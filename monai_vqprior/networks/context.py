@@ -32,13 +32,13 @@ class _Source(nn.Module):
         super().__init__()
         pointwise = Conv[Conv.CONV, spatial_dims]
         self.stride = stride
-        self.embedding = nn.Embedding(num_embeddings + 1, channels)  # the last one for codes that are not known
+        self.embedding = nn.Embedding(num_embeddings + 1, channels)  # the last one for missing codes
         self.position = nn.Parameter(torch.zeros(1, channels, *size))
         self.blocks = nn.Sequential(*(PreactivationBlock(spatial_dims, channels) for _ in range(num_blocks)))
         self.up = pointwise(channels, channels * stride**spatial_dims, 1)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """(B, *fine), each code repeated over its block, -1 where it is not known -> (B, C, *coarse * stride)."""
+        """(B, *fine), each code repeated over its block, -1 where it is missing -> (B, C, *coarse * stride)."""
         for axis in range(1, codes.dim()):
             length = codes.shape[axis]
             codes = codes.index_select(axis, torch.arange(0, length, self.stride, device=codes.device))
@@ -49,12 +49,12 @@ class _Source(nn.Module):
 
 class CodeContext(nn.Module):
     """
-    What grids of codes that are known beforehand tell a prior, as a map of features for each position of its grid.
+    The context of a prior from given grids of codes: a map of features for each position of its grid.
 
     Every grid is embedded with its positions, passes residual blocks at its own resolution, and is brought to that of
-    the prior's grid; their sum passes further blocks there. Nothing is causal: each position knows all of the context.
-    Such grids are a sketch of the slice (a coarse grid, drawn first), the grid of the slice below, the part of a grid
-    that is given, or a label map.
+    the prior's grid; their sum passes further blocks there. Nothing is causal: each position depends on all of the
+    context. Such grids are a sketch of the slice (a coarse grid, drawn first), the grid of the slice below, the part of
+    a grid that is given, or a label map.
 
     Args:
         num_embeddings: number of codes of each grid; one number for a single grid.
@@ -109,7 +109,7 @@ class CodeContext(nn.Module):
 
         Args:
             context: (B, number of grids, *spatial) integers. A code of a coarse grid stands at each of the positions of
-                its block; -1 where a code is not known.
+                its block; -1 where a code is missing.
 
         Returns:
             (B, C, *spatial).

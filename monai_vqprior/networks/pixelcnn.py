@@ -59,12 +59,12 @@ class GatedPixelCNN(nn.Module):
         condition_dropout: probability that conditions are withheld in training
             (see ``condition_dropout.py``), never in evaluation mode.
         skip_connections: the head also reads what passed the gates of the last stack in each layer.
-        position_logits: the network's logits are corrections to those of :meth:`start_from`, a histogram for each
-            position, and not the whole of what it knows.
-        context_network: makes of a *spatial context*, known before the first code, a map (B, C, *spatial) that is added
-            to the input of every stack, like a position embedding that differs from grid to grid. It need not be
-            causal: every logit may know all of the context. Such as :class:`~monai_vqprior.networks.CodeContext`, for
-            a sketch of the grid or the grid of a neighboring slice; any module that takes one tensor (B, ...) and
+        position_logits: the logits of the layers are added to those of :meth:`start_from`, a histogram for each
+            position.
+        context_network: computes from a *spatial context*, given before the first code, a map (B, C, *spatial) that is
+            added to the input of every stack, like a position embedding that differs from grid to grid. It need not be
+            causal: every logit may depend on all of the context. Such as :class:`~monai_vqprior.networks.CodeContext`,
+            for a sketch of the grid or the grid of a neighboring slice; any module that takes one tensor (B, ...) and
             returns such a map. None for a network without.
         context_dropout: probability that the context of a grid is withheld in training, never in evaluation mode.
 
@@ -144,7 +144,8 @@ class GatedPixelCNN(nn.Module):
         self.position_logits: torch.Tensor | None
         self.register_buffer("position_logits", logits)
 
-        # One embedding a class, one direction a value; each value also has an indicator that tells 0 from missing.
+        # One embedding a class, one direction a value; each value also has an indicator that distinguishes 0 from
+        # missing.
         self.class_embeddings = nn.ModuleList(nn.Embedding(number, channels) for number in self.num_classes)
         self.value_embedding = nn.Linear(2 * num_values, channels, bias=False) if num_values else None
         self.context_network = context_network
@@ -166,8 +167,8 @@ class GatedPixelCNN(nn.Module):
         Args:
             codes: (B, *spatial), integers in 0..K-1, of the network's ``spatial_size``. Any type of numbers will do:
                 MONAI's checks and its ONNX export feed every network with floats.
-            labels: (B, number of labels), a class for each label, -1 where it is not known; None when none is known.
-            values: (B, num_values), NaN where a value is not known; None when none is known.
+            labels: (B, number of labels), a class for each label, -1 where it is missing; None when all are missing.
+            values: (B, num_values), NaN where a value is missing; None when all are missing.
             context: what the context network takes, (B, ...). A grid of which no number of the context is 0 or more
                 (codes of -1, or NaN) is one without context; None when none has any.
 
@@ -197,7 +198,7 @@ class GatedPixelCNN(nn.Module):
     @torch.no_grad()
     def start_at_codes(self, vectors: torch.Tensor) -> None:
         """
-        Let training begin with what the codebook knows: which codes look alike.
+        Initialize with the codebook: similar codes have similar embeddings.
 
         A new network tells each code from each other one, and must learn from data which of them mean about the same.
         Here the embedding of the codes and the last weights of the head, a row of which makes the logit of a code, are
@@ -224,7 +225,7 @@ class GatedPixelCNN(nn.Module):
     @torch.no_grad()
     def start_from(self, log_probabilities: torch.Tensor) -> None:
         """
-        Let training begin at what the histogram of each position knows, for a network with ``position_logits``.
+        Initialize with the histogram of each position, for a network with ``position_logits``.
 
         Args:
             log_probabilities: natural logarithms, finite, (K, *spatial), such as those of

@@ -29,7 +29,7 @@ def unpredicted_share(encodings: torch.Tensor, weights: torch.Tensor) -> torch.T
     """
     Share of the variance of (quantized) encodings that no linear prediction from their neighbors explains.
 
-    The neighbors are those that a prior knows, the ones before in raster order: in two dimensions to the left and the
+    The neighbors are the ones before in raster order, which a prior reads: in two dimensions to the left and the
     three above. The prediction is the best one for this very batch, by least squares with a little damping, so nothing
     is learned or kept, and the scale of the encodings does not matter. The gradient reaches the encodings and their
     neighbors; it does not pass the coefficients, at whose optimum it would be zero.
@@ -39,7 +39,7 @@ def unpredicted_share(encodings: torch.Tensor, weights: torch.Tensor) -> torch.T
         weights: (B, *grid), not negative: how much the prediction of each encoding counts.
 
     Returns:
-        the share, a scalar in float32; near 0 where neighbors tell all, near 1 where they tell nothing.
+        the share, a scalar in float32; near 0 where neighbors predict everything, near 1 where they predict nothing.
     """
     dims = encodings.dim() - 2
     with torch.autocast(encodings.device.type, enabled=False):

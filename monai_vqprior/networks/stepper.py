@@ -28,7 +28,7 @@ __all__ = ["HeadStepper", "PositionStepper", "RowStepper"]
 
 class RowStepper:
     """
-    The last but one stack of all layers, one row after another along its axis, and what it tells the last stack.
+    The last but one stack of all layers, one row after another along its axis, and its link to the last stack.
 
     All positions of a row are computed at once, by the products of a :class:`RowConvolution`. As in
     :class:`PositionStepper`, one sigmoid serves both nonlinearities, and a constant 1 behind the features brings in the
@@ -84,8 +84,8 @@ class RowStepper:
         order = self._convs[0].order
         self._order = torch.tensor(order, device=self._scale.device)
         places = sorted(range(length), key=order.__getitem__)
-        #: what a row tells each layer of the last stack at each of its positions, (B, 2C): bias and condition of the
-        #: gate there are in it.
+        #: the link from a row to each layer of the last stack at each of its positions, (B, 2C): bias and condition of
+        #: the gate there are in it.
         self.contexts = [[context[place] for place in places] for context in self._contexts]
 
     def step(self, row: int, x: torch.Tensor, links: Sequence[torch.Tensor | None]) -> None:

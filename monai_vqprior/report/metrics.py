@@ -28,7 +28,7 @@ __all__ = ["code_baselines", "summarize", "write_metrics"]
 
 def code_baselines(train: torch.Tensor, test: torch.Tensor, num_embeddings: int) -> dict[str, float]:
     """
-    What a prior has to beat, in bits a code.
+    Baselines of the prior, in bits a code.
 
     Args:
         train: training grids (N, *grid).

@@ -156,7 +156,7 @@ def _ssim(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def _statistics(distances: torch.Tensor) -> dict[str, float]:
-    """What is told of many distances."""
+    """Statistics of distances."""
     values = distances.numpy()
     return {
         "median": float(np.median(values)),

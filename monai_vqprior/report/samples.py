@@ -59,9 +59,9 @@ def write_samples(
     """
     Draw samples from the prior, decode them, and write each as a slice and all (at most 100) on a contact sheet.
 
-    Tile after tile is drawn and written, so that memory does not grow with the number of samples. A run that was cut
-    off at any moment leaves whole files only; resumed, it ends with the files that it would have ended with. Processes
-    started by ``torchrun`` take every n-th tile each, and no sample depends on how many there are.
+    Samples are drawn and written tile by tile, so that memory does not grow with their number. An interrupted run
+    leaves complete files only. A resumed run ends with the files of an uninterrupted one. Each process started by
+    ``torchrun`` draws every n-th tile. Samples do not depend on the number of processes.
 
     Args:
         output_dir: ``samples.png``, the folder ``samples``, and ``samples.json`` with the settings of the run go here.
@@ -93,7 +93,7 @@ def write_samples(
         "num_samples": num_samples,
         "seed": seed,
         **component_config(inferer),
-        # JSON has no NaN: a value that is not known is null.
+        # JSON has no NaN: a missing value is null.
         **{
             name: [[None if math.isnan(x) else x for x in row] for row in rows.tolist()]
             for name, rows in conditions.items()
@@ -159,7 +159,7 @@ def _claim(output: Path, settings: Mapping[str, Any], overwrite: bool, resume: b
     exists = any(folder.iterdir()) or sheet.exists()
     if exists and overwrite:
         shutil.rmtree(folder)
-        # What is known of the samples goes with them.
+        # Results about the samples are removed with them.
         for path in (sheet, output / "neighbors.png", output / "neighbors.json"):
             path.unlink(missing_ok=True)
     elif exists and resume:

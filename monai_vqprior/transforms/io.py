@@ -54,7 +54,7 @@ class LoadSlice(Transform):
 
     Args:
         max_value: the value that becomes 255 in files with more than 8 bits, such as 4095 for 12-bit data; by default
-            65535 for integers and 1 for floating point. One file does not tell it:
+            65535 for integers and 1 for floating point. One file does not record it:
             :func:`monai_vqprior.transforms.find_max_value` finds it for a data set.
 
     Raises:

@@ -83,7 +83,7 @@ def open_slice(path: str | Path) -> Iterator[Image.Image]:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a picture has more than 8 bits a pixel, so that its file does not tell which value is white."""
+    """Whether a picture has more than 8 bits a pixel, so that its file does not record which value is white."""
     return image.mode in _DEEP_MODES
 
 

@@ -42,7 +42,8 @@ def find_max_value(paths: Sequence[str | Path], num_threads: int = 4) -> tuple[f
     """
     Find the value that is white in the slices of a data set, for :class:`~monai_vqprior.transforms.LoadSlice`.
 
-    A file of 16 bits does not tell whether 10, 12, 14 or all of them are in use; the largest value of all slices does.
+    A file of 16 bits does not record whether 10, 12, 14 or all of them are in use; the largest value of all slices
+    shows it.
 
     Args:
         paths: all slices of the data set, of every split.
@@ -53,8 +54,8 @@ def find_max_value(paths: Sequence[str | Path], num_threads: int = 4) -> tuple[f
         is 2 to the power of 8, 10, 12, 14 or 16, minus 1, for integers, and 1 for floating point.
 
     Raises:
-        InputError: when the slices do not tell: floating-point values above 1, integers of more than 16 bits, or both
-            kinds. Files that cannot be read are passed over, as they are refused when the data set is read.
+        InputError: when the slices do not determine it: floating-point values above 1, integers of more than 16 bits,
+            or both kinds. Files that cannot be read are passed over, as they are refused when the data set is read.
     """
     with ThreadPoolExecutor(num_threads) as pool:
         found = [largest for largest in pool.map(_largest, paths) if largest is not None]
