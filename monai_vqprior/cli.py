@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program's name; that of the process by default.
 
     Returns:
-        exit status: 0, 2 after one line about wrong input, 130 after Ctrl-C, 141 when nobody reads the output on. A bug
-        raises.
+        exit status: 0, 2 after one line about wrong input, 130 after Ctrl-C, 141 when the reader of the output has
+        gone. A bug raises.
     """
     try:
         status = _execute(arguments)
@@ -251,8 +251,7 @@ def _must_begin_anew(models: Path) -> bool:
 
 def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None, spatial_size: Any) -> None:
     """
-    Refuse to start from weights that are not there or not of the size asked for, before anything is written or a stage
-    trained in vain.
+    Refuse to start from weights that are missing or of another size, before anything is written or trained.
     """
     from monai.utils import ensure_tuple_rep
 

@@ -41,7 +41,7 @@ class InputError(ValueError):
     The message is one line that names the file or the value and says what to do. The command line prints it and
     exits with status 2; every other exception is a bug and keeps its traceback. Constructors raise it for
     arguments out of range, which come from configurations and the command line; it is a :class:`ValueError`.
-    Line breaks and other signs without a shape, which a path may have, are escaped.
+    Line breaks and other characters that are not printable, which a path may have, are escaped.
 
     Args:
         message: the line.
@@ -52,7 +52,7 @@ class InputError(ValueError):
 
 
 class AlreadyDoneError(InputError):
-    """What was asked for is done already, such as a training that has had all its epochs."""
+    """The requested work is done already, such as a training with all its epochs."""
 
 
 def one_line(text: str) -> str:

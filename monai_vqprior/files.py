@@ -114,7 +114,7 @@ def _renamed_to(target: Path) -> Iterator[Path]:
 
 
 def tell(*words: object) -> None:
-    """Print a line, with escapes for what standard output has no signs for, such as the path of a result."""
+    """Print a line, with escapes for characters that standard output lacks, such as the path of a result."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(" ".join(map(str, words)).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
@@ -222,7 +222,7 @@ def check_extent(path: str | os.PathLike[str], shape: Sequence[int]) -> None:
 @contextmanager
 def open_picture(path: str | os.PathLike[str], formats: Sequence[str] = _FORMATS) -> Iterator[Image.Image]:
     """
-    Open a picture after a check of its size; its pixels are decoded when they are asked for.
+    Open a picture after a check of its size; its pixels are decoded on access.
 
     Args:
         path: the file.

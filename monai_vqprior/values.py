@@ -241,11 +241,11 @@ def _finds_subjects(value: Any) -> bool:
 
 #: a regular expression for the path of a file, which finds the subject.
 SUBJECT_PATTERN = Kind(
-    f"a regular expression of at most {_LONGEST_PATTERN} signs with a group, such as (patient\\d+)/, without @, %, # "
-    "and with no $ at its begin",
+    f"a regular expression of at most {_LONGEST_PATTERN} characters with a group, such as (patient\\d+)/, without "
+    "@, %, # and not beginning with $",
     _finds_subjects,
 )
-#: what is dealt to the splits.
+#: what is assigned to the splits.
 SPLIT_BY = choice("subject", "file")
 #: names of columns, as a user gives them, or the fitted conditions of a trained prior.
 CONDITIONS = Kind("a list of names of columns, such as [dementia,slice]", _are_conditions)

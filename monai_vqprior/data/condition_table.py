@@ -54,7 +54,7 @@ class ConditionTable:
     is missing; so is a class that the training split has not.
 
     Args:
-        slices: the data set. Its tables are read when a condition is first asked for.
+        slices: the data set. Its tables are read at the first use of a condition.
 
     Example:
         >>> table = ConditionTable(SliceFolder("oasis"))  # doctest: +SKIP

@@ -144,7 +144,7 @@ class Conditions:
 
     @property
     def settings(self) -> list[dict[str, Any]]:
-        """What makes the same conditions again, in words of JSON."""
+        """The arguments of the same conditions, as JSON can hold them."""
         return [entry.settings for entry in self._entries.values()]
 
     def encode(self, cells: Mapping[str, str]) -> dict[str, int | float]:

@@ -44,7 +44,7 @@ class _SeededDataset(Dataset):
     Args:
         data: see :class:`monai.data.Dataset`.
         transform: likewise.
-        seed: seed of the draws; None to draw anew whenever an item is asked for.
+        seed: seed of the draws; None to draw anew at each access.
     """
 
     def __init__(self, data: Sequence, transform: Callable | None = None, seed: int | None = None) -> None:
@@ -72,13 +72,13 @@ class SliceDataset(_SeededDataset):
     Args:
         data: dictionaries with the path of a slice under ``image``; their other items are handed on as they are.
         transform: deterministic dictionary transforms, run once for each slice; the image they make is ``uint8``.
-        augmentation: dictionary transforms to run whenever a slice is asked for; none by default.
+        augmentation: dictionary transforms to run at each access to a slice; none by default.
         spatial_size: the size that every slice must have, one number or (H, W).
         skip_bad: leave out and count the slices that cannot be read or have another size, instead of raising.
         num_threads: threads that read slices.
         progress: show a progress bar.
         seed: seed of the augmentation: the random transforms of MONAI then draw by (seed, epoch, slice), of which
-            ``set_epoch`` gives the epoch. None to draw anew whenever a slice is asked for.
+            ``set_epoch`` gives the epoch. None to draw anew at each access.
 
     Raises:
         InputError: when a slice cannot be read or has another size, and when none is left.
@@ -190,7 +190,7 @@ class CodeGridDataset(_SeededDataset):
         grids: (N, *grid) integers, as :func:`monai_vqprior.inferers.encode_grids` makes them.
         data: for each grid a dictionary with further items, such as labels; none by default.
         views: (V, N, *grid), grids of changed slices, as :func:`monai_vqprior.inferers.encode_views` makes them: half
-            of the times that a grid is asked for, one of its views is drawn and given in its place. None for no views.
+            of the accesses to a grid, one of its views is drawn and returned instead. None for no views.
         seed: seed of these draws, which then depend on (seed, epoch, grid); ``set_epoch`` gives the epoch. None to
             draw by PyTorch's random numbers.
 

@@ -71,7 +71,7 @@ def split_subjects(
     Args:
         subjects: subject names; duplicates count once, and their order does not matter.
         fractions: share of the subjects for each split of :data:`SPLITS`, which sum to 1; 0.8, 0.1, 0.1 by default.
-        seed: the same seed deals the same subjects in the same way.
+        seed: the same seed splits the same subjects in the same way.
         hint: what else to say where there are too few subjects.
 
     Returns:

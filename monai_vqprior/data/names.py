@@ -84,7 +84,7 @@ class Naming:
     The names of a data set.
 
     Attributes:
-        rule: how the subjects were found, in words.
+        rule: how the subjects were found, as text.
         names: what each path names.
         untold: the paths without a subject; the path replaces it.
     """

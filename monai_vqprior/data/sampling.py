@@ -36,7 +36,7 @@ class ResumableSampler(DistributedSampler):
     """
     A shuffled order that depends on (seed, epoch) alone, and that can be entered in its middle.
 
-    A training that was cut off inside an epoch goes on with the batch that would have come next. It is
+    A training that was interrupted within an epoch continues with the next batch. It is
     :class:`torch.utils.data.DistributedSampler`, with the same arguments, for one process too: ``num_replicas=1``,
     ``rank=0``. MONAI's engines set the epoch.
 

@@ -65,7 +65,7 @@ class SliceFolder:
 
     There are two layouts. That of the preprocessed OASIS slices has a folder for each split,
     ``keras_png_slices_{train,validate,test}``, in the folder given or in one folder there. Any other folder is
-    searched, with its subfolders, for PNG, JPEG and TIFF files; these are dealt to the splits by subject.
+    searched, with its subfolders, for PNG, JPEG and TIFF files; these are split by subject.
     ``monai_vqprior.data.names`` lists the rules that find subjects.
 
     Links are followed. Segmentations beside the slices (``masks/``, ``*_seg``) and the results of a run of this package
@@ -73,7 +73,7 @@ class SliceFolder:
 
     Args:
         dataset_dir: the folder.
-        seed: deals a plain folder in the same way each time.
+        seed: seed of the split of a plain folder.
         fractions: share of the subjects of a plain folder for each split; 0.8, 0.1, 0.1 by default.
         split_by: ``file`` to assign single slices to the splits where no subject is found, instead of refusing them.
         subject_pattern: regular expression that finds the subject in the path of a slice, relative to ``dataset_dir``:

@@ -49,7 +49,7 @@ class FileTree:
     The files of a folder and of the folders in it.
 
     Attributes:
-        files: those that were asked for, in natural order.
+        files: the requested files, in natural order.
         left_out: names of the others, relative to the folder, by what they are.
     """
 

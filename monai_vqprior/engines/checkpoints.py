@@ -200,10 +200,10 @@ def check_same_autoencoder(
     Args:
         settings: see :func:`has_other_codes`.
         autoencoder: what makes the codes now.
-        resume: whether the run that is there goes on.
+        resume: whether the run is resumed.
 
     Raises:
-        InputError: when it goes on and was trained on the codes of another autoencoder.
+        InputError: when it is resumed and was trained on the codes of another autoencoder.
     """
     if resume and has_other_codes(settings, autoencoder):
         raise InputError(

@@ -29,7 +29,7 @@ def keep_freed_memory() -> bool:
     """
     Have the C library keep memory that this process frees, up to 1 GiB, for what the process asks for next.
 
-    The GNU C library hands memory of some megabytes back to the system as soon as it is free. A training step on a CPU
+    The GNU C library returns memory of some megabytes to the system as soon as it is free. A training step on a CPU
     frees all of its activations and asks for the same again, and the system then fills thousands of pages with zeros.
     Blocks above 32 MiB are handed back as before.
 

@@ -88,7 +88,7 @@ def start_prior(
     """
     Initialize a prior with the codebook and with the histograms of the training codes.
 
-    That is which codes look alike (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_at_codes`), where codes occur
+    That is the similarity of codes (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_at_codes`), where codes occur
     (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_from`, for a network with ``position_logits``), and for a
     hierarchical prior the same of its sketches, once they are fitted to the grids.
 

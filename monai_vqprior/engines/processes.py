@@ -56,7 +56,7 @@ class Processes:
 
     def first(self, work: Callable[[], object]) -> None:
         """
-        Let process 0 do something before the others go on.
+        Run a function in process 0 before the others continue.
 
         Raises:
             InputError: in all processes, when process 0 raises it.
@@ -152,7 +152,7 @@ def start_processes(device: str | torch.device) -> Processes:
     """
     Begin a training that the processes of ``torchrun`` share; :func:`torch.distributed.destroy_process_group` ends it.
 
-    A process group that is there is taken as it is. After one has been ended, another can be begun.
+    An existing process group is used. After one has ended, another can be started.
 
     Args:
         device: of this process. When it is a GPU, it becomes the current one, and they speak over NCCL, else over gloo.

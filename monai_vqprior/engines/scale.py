@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One scale of intensities for a data set, and for all that is done with what was trained on it."""
+"""One scale of intensities for a data set and for the networks that were trained on it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_scale(max_value: float | None, weights: str | os.PathLike[str] | None)
 
     Args:
         max_value: what :func:`slice_scale` has returned.
-        weights: the weights that the training goes on from or depends on; None where it begins.
+        weights: the weights that the training starts from or depends on; None for random ones.
 
     Raises:
         InputError: when they were trained with another value.

@@ -110,15 +110,15 @@ def check_conditions(
     path: str | os.PathLike[str], conditions: Sequence[Mapping[str, Any]], resume: bool = False
 ) -> None:
     """
-    Refuse to go on with a run under other conditions: its weights would fit, and mean something else.
+    Refuse to resume a run under other conditions: its weights would load, with another meaning.
 
     Args:
         path: the settings of the run that is there, if there is one.
         conditions: what :class:`~monai_vqprior.data.Conditions` are made of, in this run.
-        resume: whether the run that is there goes on.
+        resume: whether the run is resumed.
 
     Raises:
-        InputError: when it goes on and had other conditions.
+        InputError: when it is resumed and had other conditions.
     """
     if resume and Path(path).is_file():
         before = read_settings(path, codebooks=None).get("conditions", [])

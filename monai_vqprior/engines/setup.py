@@ -222,7 +222,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False, folder: 
 
 def state_to_resume(last_state: str | os.PathLike[str]) -> Path | None:
     """
-    The state that a training goes on from.
+    The state from which a training resumes.
 
     Args:
         last_state: where the last state is written.
@@ -249,7 +249,7 @@ def check_run(
         checkpoint: file of the best weights.
         last_state: file of the state to resume from.
         overwrite: whether an earlier run may be replaced.
-        resume: whether to go on with an earlier run.
+        resume: whether to continue an earlier run.
 
     Raises:
         InputError: when there is an earlier run and neither is allowed, when both are, and when the folder of a file
@@ -286,7 +286,7 @@ def claim_run(
         checkpoint: see :func:`check_run`.
         last_state: see :func:`check_run`.
         overwrite: whether an earlier run may be replaced; its files are removed.
-        resume: whether to go on with an earlier run.
+        resume: whether to continue an earlier run.
 
     Raises:
         InputError: as :func:`check_run`, and when a folder cannot be made.

@@ -130,7 +130,7 @@ class LastState:
         path: file to write.
         objects: what to save beside the engine, by name; each has ``state_dict`` and ``load_state_dict``. A state that
             an earlier version wrote may lack what is neither a network nor an optimizer.
-        resume: load the file when the training starts for the first time, and go on from there; where there is none,
+        resume: load the file when the training starts for the first time, and continue from there; where there is none,
             the training begins.
     """
 

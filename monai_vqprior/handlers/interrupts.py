@@ -22,7 +22,7 @@ class WholeSteps:
     """
     Let Ctrl-C wait for the end of a training step.
 
-    Within a step the codebook has moved and the weights have not, or some of them: no state to save and go on from. A
+    Within a step the codebook is updated and the weights, or some of them, are not: no state to save and resume. A
     second Ctrl-C does not wait. Signals are left alone outside the main thread and where the program has a handler of
     its own.
     """

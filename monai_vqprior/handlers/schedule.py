@@ -38,7 +38,7 @@ class CosineBudget:
     Learning rate with linear warm-up and cosine decay that ends when the training does: by epochs, or by the clock.
 
     With ``max_minutes`` the decay follows the wall clock and the training stops when the time is up, wherever in an
-    epoch that is; time spent before a resumed training was cut off counts. :class:`ignite.handlers.TimeLimit` counts
+    epoch that is; time spent before an interruption counts. :class:`ignite.handlers.TimeLimit` counts
     from its construction, in whole seconds, and has no schedule. In distributed training process 0 has the clock.
 
     An engine that is run again for more epochs, as a federated client is round by round, has a decay for each run: at

@@ -41,7 +41,8 @@ def guide(logits: torch.Tensor, scale: float) -> torch.Tensor:
 
     Args:
         logits: (2B, K), finite; the first half with the condition, the second without.
-        scale: 0 for the network without the condition, 1 for the network with it, more to stress the condition.
+        scale: 0 for the network without the condition, 1 for the network with it, more to follow the condition more
+            closely.
 
     Returns:
         (B, K) float64.

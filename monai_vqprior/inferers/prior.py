@@ -40,7 +40,7 @@ class VQPriorInferer(Inferer):
 
     Sample i is made in tile ``i // tile_size`` at place ``i % tile_size``, and tiles are always computed whole. A
     kernel rounds differently at another batch size, and one rounding error can flip a draw and with it the rest of a
-    grid; with whole tiles sample i goes through the very same operations whoever asks for it, so that it depends on
+    grid; with whole tiles sample i passes the same operations in every run, so that it depends on
     (seed, i) and on its own conditions and given codes alone, on one machine with one number of threads.
 
     At each position the logits are guided, divided by the temperature, cut to the top k, and then to the nucleus of
@@ -53,9 +53,9 @@ class VQPriorInferer(Inferer):
         tile_size: samples that are computed together.
         top_p: draw from the nucleus only, the fewest codes whose probability reaches this share, in (0, 1]; see
             :func:`~monai_vqprior.inferers.keep_top_p`. None or 1 for all codes.
-        guidance_scale: how much to stress the conditions, not negative; see
+        guidance_scale: scale of classifier-free guidance, not negative; see
             :func:`~monai_vqprior.inferers.guide`. Logits with and without them are computed in one batch of two
-            tiles. 1 is the network as it is, at no cost. Needs a network that has seen grids without conditions.
+            tiles. 1 is no guidance, at no cost. Needs a network that has seen grids without conditions.
         num_workers: processes that draw tiles side by side on a CPU, each with one thread; 0 to draw one tile after
             another in this process. The operations are small, so that two processes draw two tiles in less time than
             one process with two threads. The samples are those of one thread, whatever the number of workers.
@@ -139,7 +139,7 @@ class VQPriorInferer(Inferer):
 
         With several orderings each grid is re-ordered, rated, and the values are put back to where the codes are; what
         comes out is the mean of the log-likelihoods. Their sum over a grid is then the mean log-likelihood of the grid,
-        a lower bound of that of the mixture of all orderings (Jensen), and a code that one ordering cannot foresee
+        a lower bound of that of the mixture of all orderings (Jensen), and a code that one ordering cannot predict
         stays visible. The mean of a code's probabilities would be no probability of anything: each has other codes to
         go by. An ordering means something only as far as the network has learned such grids: flipped left to right,
         perhaps, when it was trained on such grids too; the network of one raster order rates upside-down brains as what
@@ -244,7 +244,7 @@ class VQPriorInferer(Inferer):
         mask: torch.Tensor | None = None,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """
-        Draw what :meth:`sample` draws, tile after tile, so that nobody needs to hold all of it.
+        Draw the samples of :meth:`sample` tile by tile, so that memory does not grow with their number.
 
         The arguments and the errors are those of :meth:`sample`; errors are raised before anything is drawn.
 
@@ -282,7 +282,7 @@ class VQPriorInferer(Inferer):
         tiles: Sequence[tuple[int, list[tuple[int, int]]]],
         on_position: Callable[[], object] | None,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """What :meth:`sample_tiles` returns, of tiles with the rows that are asked for and their places."""
+        """What :meth:`sample_tiles` returns, for tiles with the requested rows and their places."""
         report = on_position or (lambda: None)
         if self.num_workers:
             drawn = map_in_workers(partial(self._sample_tile, network, seed, rows, size), tiles, self.num_workers)
@@ -304,7 +304,7 @@ class VQPriorInferer(Inferer):
         tile: tuple[int, list[tuple[int, int]]],
         on_position: Callable[[], object] | None = None,
     ) -> torch.Tensor:
-        """All grids of a tile, (tile_size, *grid), of which some are asked for, by row and place."""
+        """All grids of a tile, (tile_size, *grid), of which some are requested, by row and place."""
         device = next(network.parameters()).device
         number = self.tile_size
         length = num_draws(network, size)

@@ -105,7 +105,7 @@ def tile_rows(rows: Mapping[str, torch.Tensor], row_of: Mapping[int, int], tile_
 
     Args:
         rows: (n, ...), or (1, ...) for all samples, by name.
-        row_of: number of the row for each place that is asked for.
+        row_of: number of the row for each requested place.
         tile_size: places of a tile.
 
     Returns:

@@ -166,7 +166,7 @@ def encode_views(
         network: a network with the interface of MONAI's VQVAE.
         dataset: slices, with an augmentation that draws its random numbers as MONAI's ``Compose`` does.
         num_views: views of each slice, V.
-        seed: seed of the augmentation: the views are the same when a training is gone on with.
+        seed: seed of the augmentation: the views of a resumed training are the same.
         device: where to compute.
         dtype: type to autocast to; None for none.
         batch_size: slices at a time.

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 class _Results(Dataset):
-    """What a function makes of each item, made when it is asked for."""
+    """The results of a function for each item, computed on demand."""
 
     def __init__(self, function: Callable[[Item], torch.Tensor], items: Sequence[Item]) -> None:
         self.function = function

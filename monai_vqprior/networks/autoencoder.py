@@ -37,7 +37,7 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 def fold(x: torch.Tensor, factor: int) -> torch.Tensor:
     """
     Space to channels, (B, C, *spatial) -> (B, C * factor**dims, *spatial / factor): what
-    :func:`monai.networks.utils.pixelunshuffle` does, in words that TorchScript reads.
+    :func:`monai.networks.utils.pixelunshuffle` does, with operations that TorchScript supports.
     """
     dims = x.dim() - 2
     split, order = [x.shape[0], x.shape[1]], [0, 1]
@@ -52,7 +52,8 @@ def fold(x: torch.Tensor, factor: int) -> torch.Tensor:
 def unfold(x: torch.Tensor, factor: int) -> torch.Tensor:
     """
     Channels to space, (B, C * factor**dims, *spatial) -> (B, C, *spatial * factor): what
-    :func:`monai.networks.utils.pixelshuffle` does, in words that TorchScript reads. The inverse of :func:`fold`.
+    :func:`monai.networks.utils.pixelshuffle` does, with operations that TorchScript supports. The inverse of
+    :func:`fold`.
     """
     dims = x.dim() - 2
     split, order = [-1], [0, 1]
@@ -159,7 +160,7 @@ class AutoencoderVQ(nn.Module):
             module with their methods.
         background: intensity; the codes do not follow patches without a brighter pixel, of which a brain slice is
             full, so that all codes are spent on the others. None lets them follow every patch.
-        predictability_weight: weight of a loss that makes codes easier to foresee for a prior: the natural logarithm of
+        predictability_weight: weight of a loss for codes that a prior predicts better: the natural logarithm of
             the share of the variance of quantized encodings that their neighbors do not predict, over patches with a
             pixel above ``background`` (0.02 where that is None); see :func:`~monai_vqprior.networks.unpredicted_share`.
             0 turns it off.
@@ -295,7 +296,7 @@ class AutoencoderVQ(nn.Module):
     def encode_stage_2_inputs(self, x: torch.Tensor) -> torch.Tensor:
         """
         Quantized encodings (B, D, *spatial / stride) of images, as latent models of MONAI ask for them. Their gradient
-        goes on to the encoder, by the codebook's own estimator, in either mode.
+        passes to the encoder with the codebook's own estimator, in either mode.
         """
         return self._quantized(self.encode(x)).contiguous()
 
@@ -305,7 +306,7 @@ class AutoencoderVQ(nn.Module):
         return self.decode(self.quantize(z)[0])
 
     def _quantized(self, encodings: torch.Tensor) -> torch.Tensor:
-        """Codes (B, D, *grid) of encodings (B, D, *grid), whose gradient goes on to these where one is asked for."""
+        """Codes (B, D, *grid) of encodings (B, D, *grid), whose gradient passes to these where one is required."""
         if not torch.jit.is_scripting():
             exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
             if encodings.requires_grad and not exported:  # what is exported is for use, not for training

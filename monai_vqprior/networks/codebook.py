@@ -258,7 +258,7 @@ class EMACodebook(nn.Module):
             z: encoder output, (B, D, *spatial), any floating type.
 
         Returns:
-            the quantized vectors (B, D, *spatial) in float32, whose gradient goes on to ``z``; the indices
+            the quantized vectors (B, D, *spatial) in float32, whose gradient passes to ``z``; the indices
             (B, *spatial) int64; and the commitment loss, a scalar with its weight applied.
         """
         if torch.jit.is_scripting():  # where nothing is trained
@@ -474,5 +474,5 @@ def _sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _only_of_first_process(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in process 0, zeros in the others, so that a sum over processes hands on what process 0 has."""
+    """The tensor in process 0, zeros in the others, so that a sum over processes is the tensor of process 0."""
     return tensor if not _several_processes() or dist.get_rank() == 0 else torch.zeros_like(tensor)

@@ -109,7 +109,7 @@ class FSQCodebook(nn.Module):
             z: encoder output, (B, D, *spatial), any floating type and any values.
 
         Returns:
-            the quantized vectors (B, D, *spatial) in float32, values in -1..1, whose gradient goes on to ``z``; the
+            the quantized vectors (B, D, *spatial) in float32, values in -1..1, whose gradient passes to ``z``; the
             indices (B, *spatial) int64; and a commitment loss of 0.
         """
         bounded = self._bound(channels_last(z.float()))  # (B, *spatial, D)

@@ -67,7 +67,7 @@ class _Rotation(torch.autograd.Function):
 
 class StraightThrough:
     """
-    The gradient of a code is handed to its vector as it is, after Bengio et al., "Estimating or propagating gradients
+    The gradient of a code is passed to its vector unchanged, after Bengio et al., "Estimating or propagating gradients
     through stochastic neurons for conditional computation" (2013), https://arxiv.org/abs/1308.3432.
     """
 

@@ -43,7 +43,7 @@ class CodeSketch(nn.Module):
         num_embeddings: number of codes of the grid, K.
         embedding_dim: length of a code vector, D.
         spatial_size: size of the grid, one number for all axes or one an axis.
-        block: codes along each side of a block, an even number; blocks at the end of an axis may be cut off.
+        block: codes along each side of a block, an even number; blocks at the end of an axis may be smaller.
         num_sketch_codes: number of codes of the sketch.
         spatial_dims: 2 or 3.
 

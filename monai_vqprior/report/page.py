@@ -126,7 +126,7 @@ def _element(tag: str, *content: str | Element, **attributes: str) -> Element:
 
     Args:
         tag: its name.
-        content: text, which is escaped when the page is written, whoever it is from; and elements.
+        content: text, which is always escaped when the page is written; and elements.
         attributes: likewise escaped; ``class_`` stands for ``class``.
     """
     element = Element(tag, {name.rstrip("_"): value for name, value in attributes.items()})

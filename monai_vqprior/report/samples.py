@@ -74,7 +74,7 @@ def write_samples(
         values: continuous values to condition on, likewise.
         nifti: whether to write each sample as NIfTI too.
         overwrite: whether to remove the samples of an earlier run.
-        resume: whether to go on with an earlier run, if there is one; it may have more samples than before.
+        resume: whether to continue an earlier run, if there is one; it may have more samples than before.
 
     Raises:
         InputError: when ``num_samples`` is not positive, the conditions do not fit, there is an earlier run that is
@@ -173,7 +173,7 @@ def _claim(output: Path, settings: Mapping[str, Any], overwrite: bool, resume: b
 
 
 def _check_same(record: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with samples that were drawn with other settings than these."""
+    """Refuse to continue samples that were drawn with other settings."""
     if not record.is_file():
         raise InputError(f"{record} does not exist, so these samples cannot be gone on with: pass --overwrite.")
     before = _read_record(record, settings)

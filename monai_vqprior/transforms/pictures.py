@@ -62,7 +62,7 @@ def open_slice(path: str | Path) -> Iterator[Image.Image]:
         path: a PNG, JPEG or TIFF file.
 
     Yields:
-        the picture, open; its pixels are decoded when they are asked for.
+        the picture, open; its pixels are decoded on access.
 
     Raises:
         InputError: naming the file, when it is missing, damaged, too large or none of these formats, also when that is
