@@ -61,11 +61,12 @@ def sign_of_skull(volume: Volume) -> str | None:
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask, its gaps closed and its holes filled."""
-    labels, count = ndimage.label(mask)
+    """The largest connected part of a mask, bone between scalp and brain closed and holes filled."""
+    closed = ndimage.binary_closing(mask, iterations=2)
+    labels, count = ndimage.label(closed)
     if count > 1:
-        mask = labels == 1 + np.argmax(ndimage.sum_labels(mask, labels, range(1, count + 1)))
-    return ndimage.binary_fill_holes(ndimage.binary_closing(mask, iterations=2))
+        closed = labels == 1 + np.argmax(ndimage.sum_labels(closed, labels, range(1, count + 1)))
+    return ndimage.binary_fill_holes(closed)
 
 
 def _dip_below_surface(cubes: np.ndarray, head: np.ndarray) -> float:
