@@ -23,7 +23,7 @@ for line in (ROOT / "monai_vqprior" / "__init__.py").read_text(encoding="utf-8")
 
 # What only `vqprior prepare` and `vqprior sample --nifti` need.
 VOLUMES = ["nibabel", "scikit-image"]
-# What registers heads to a template: SimpleITK, and nilearn, whose wheel carries MNI152 from 0.8.1 on.
+# What registers heads to a template: SimpleITK, and nilearn, whose wheel carries MNI152.
 REGISTRATION = ["simpleitk>=2.3", "nilearn>=0.9", *VOLUMES]
 # ONNX files; torch writes those by way of torch.export from 2.9 on, which is the way that the networks take.
 EXPORT = ["torch>=2.9", "onnx", "onnxscript", "onnxruntime"]

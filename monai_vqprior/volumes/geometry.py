@@ -217,13 +217,13 @@ def resample(
     data = np.asarray(volume.data, np.float32)
     if resolution is not None:
         data = _blurred(data, moved, resolution)
-    to_grid = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
+    to_grid = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
     result = to_grid(
         Volume(data, moved).meta_tensor(),
         dst_affine=torch.from_numpy(np.asarray(affine, np.float64)),
         spatial_size=tuple(shape),
     )
-    return Volume(np.asarray(result.array[0], np.float32), affine)
+    return Volume(result.numpy()[0], affine)
 
 
 def resample_to_cubes(volume: Volume, voxel_size: float, margin: float = 0.0) -> Volume:

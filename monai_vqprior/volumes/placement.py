@@ -134,10 +134,12 @@ def _placement(content: dict[str, Any]) -> Placement:
     for key, matrix in matrices.items():
         check_matrix(matrix, key)
     kinds = {"axis": int, "num_slices": int, "size": int, "voxel_size": float, "spacing": float}
+    sizes: dict[str, Any] = {key: kind(slab[key]) for key, kind in kinds.items()}
+    x, y, z = map(float, slab["center"])
     return Placement(
         file=str(content["file"]),
         shape=(shape[0], shape[1], shape[2]),
-        slab=Slab(**{key: kind(slab[key]) for key, kind in kinds.items()}, center=tuple(map(float, slab["center"]))),
+        slab=Slab(**sizes, center=(x, y, z)),
         space=content["space"],
         template=str(content["template"]),
         **matrices,
