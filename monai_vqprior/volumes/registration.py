@@ -100,7 +100,8 @@ def register(volume: Volume, template: Template) -> Registration:
     """
     Register a head without skull to a template, by 12 parameters.
 
-    On one thread, and with the same result each time but for rounding. Look at :attr:`Registration.fault` before it is used.
+    On one thread, and with the same result each time but for rounding. Look at :attr:`Registration.fault` before the
+    matrix is used.
 
     Args:
         volume: the head, 0 out of the brain.
