@@ -47,7 +47,7 @@ _WIDE, _NARROW = 8.0, 1.0
 _BINS = 32
 _FIELD = 20.0  # mm; a bias field changes more slowly, tissue faster
 _CHECKED_AT = 4.0  # mm; finer structure differs from brain to brain
-# On the heads of OpenNeuro ds002748 the correlation is 0.53 and more, and at most 0.38 when they are shifted by 8 mm or
+# On the heads of OpenNeuro ds002748 the correlation is 0.52 and more, and at most 0.38 when they are shifted by 8 mm or
 # turned by 12 degrees.
 _LEAST_OVERLAP, _LEAST_CORRELATION = 0.8, 0.45
 _DETERMINANTS = (0.4, 8.0)  # brains of 0.2 to 4.7 liters
