@@ -32,8 +32,8 @@ from monai_vqprior.errors import InputError
 
 __all__ = ["Slab", "Volume", "block_of", "cut_slices", "pictures_of", "resample", "resample_to_cubes", "restore_slices"]
 
-#: The middle of the brain of MNI152's bounding box in x and y, at a level of the lateral ventricles in z.
-_CENTER = (0.0, -18.0, 18.0)
+#: The middle of the brain of MNI152's bounding box in x and y, at the bodies of the lateral ventricles in z.
+_CENTER = (0.0, -18.0, 26.0)
 _MOST_CUBES = 2**26  # of a volume on cubes; a whole head of 0.5 mm has less
 
 
