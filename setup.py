@@ -23,6 +23,8 @@ for line in (ROOT / "monai_vqprior" / "__init__.py").read_text(encoding="utf-8")
 
 # What only `vqprior prepare` and `vqprior sample --nifti` need.
 VOLUMES = ["nibabel", "scikit-image"]
+# What registers heads to a template: SimpleITK, and nilearn, whose wheel carries MNI152.
+REGISTRATION = ["simpleitk>=2.3", "nilearn>=0.9", *VOLUMES]
 # ONNX files; torch writes those by way of torch.export from 2.9 on, which is the way that the networks take.
 EXPORT = ["torch>=2.9", "onnx", "onnxscript", "onnxruntime"]
 
@@ -56,6 +58,7 @@ setup(
     ],
     extras_require={
         "volumes": VOLUMES,
+        "registration": REGISTRATION,
         "export": EXPORT,
         "test": [
             "pytest",
@@ -70,7 +73,7 @@ setup(
             "sqlalchemy",
             "alembic",
             "huggingface_hub>=1",
-            *VOLUMES,
+            *REGISTRATION,
             *EXPORT,
         ],
         "benchmark": ["vector-quantize-pytorch", "einops", "scikit-image"],

@@ -25,7 +25,7 @@ PACKAGE = Path(monai_vqprior.__file__).parent
 # Each room may import from itself and from the rooms before it.
 ORDER = [
     ["errors", "files", "values"],
-    ["data", "transforms"],
+    ["data", "transforms", "volumes"],
     ["networks"],
     ["losses"],
     ["engines", "inferers", "metrics"],

@@ -29,9 +29,20 @@ from monai_vqprior.report import write_samples
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "monai_vqprior"
 #: distributions whose modules have another name.
-DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
+DISTRIBUTIONS = {"PIL": "pillow", "SimpleITK": "simpleitk", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
 #: modules of what only some users install.
-OPTIONAL = {"nibabel", "skimage", "onnx", "onnxscript", "onnxruntime", "jsonschema", "einops", "matplotlib"}
+OPTIONAL = {
+    "nibabel",
+    "skimage",
+    "SimpleITK",
+    "nilearn",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "jsonschema",
+    "einops",
+    "matplotlib",
+}
 
 
 def printed(code: str) -> str:
