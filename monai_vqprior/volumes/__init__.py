@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from monai_vqprior.volumes.geometry import Slab, Volume, cut_slices, resample, resample_to_cubes, restore_slices
 from monai_vqprior.volumes.intensity import correct_bias, scale_by_percentiles, scale_by_white_matter
-from monai_vqprior.volumes.layouts import choose_volumes
+from monai_vqprior.volumes.layouts import Choice, choose_volumes
 from monai_vqprior.volumes.placement import SPACES, Placement, read_placement, write_placement
 from monai_vqprior.volumes.registration import Registration, register, rigid_part
 from monai_vqprior.volumes.skull import apply_mask, find_mask, sign_of_skull
@@ -23,6 +23,7 @@ from monai_vqprior.volumes.template import Template, load_template
 
 __all__ = [
     "SPACES",
+    "Choice",
     "Placed",
     "Placement",
     "Registration",

@@ -92,7 +92,7 @@ def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99
 
 def scale_by_white_matter(volume: Volume) -> Volume:
     """
-    Scale a T1-weighted head so that its white matter becomes :data:`WHITE`.
+    Scale a T1-weighted head so that its white matter becomes ``WHITE``.
 
     Args:
         volume: a head, 0 out of the brain.

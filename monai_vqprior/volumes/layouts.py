@@ -83,7 +83,7 @@ class Choice:
 
     layout: str
     taken: list[PurePosixPath] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict = field(default_factory=dict)  # str -> list of str
 
 
 def is_volume(name: str) -> bool:

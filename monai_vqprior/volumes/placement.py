@@ -44,7 +44,7 @@ class Placement:
         affine: (4, 4), its voxel indices to RAS+ mm.
         matrix: (4, 4), these mm to the mm that the slices are cut by.
         slab: the slices.
-        space: one of :data:`SPACES`.
+        space: one of ``SPACES``.
         template: name of the template; empty where there is none.
     """
 

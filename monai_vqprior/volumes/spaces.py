@@ -52,7 +52,7 @@ def place(volume: Volume, space: str, template: Template | None = None) -> Place
     Args:
         volume: the head, 0 out of the brain.
         space: ``template``, 12 parameters; ``rigid``, rotation and shift, which keep the head's size; ``native``, a
-            shift of the middle of the brain's bounding box to :data:`BRAIN_CENTER`.
+            shift of the middle of the brain's bounding box to ``BRAIN_CENTER``.
         template: for all but ``native``.
 
     Returns:
