@@ -352,7 +352,7 @@ def _demo(options: argparse.Namespace) -> None:
     common = {"output_dir": str(output.absolute()), "overwrite": options.overwrite}
     on_data = {**common, "dataset_dir": str(data.absolute())}
     # The prior needs more of a short time than the VQ-VAE.
-    small_prior = {"prior_layers": 8, "prior_sketch_block": 4, "max_minutes": 2.25 * options.max_minutes}
+    small_prior = {"prior_layers": 8, "max_minutes": 2.25 * options.max_minutes}
     _run(options, _STAGES["vqvae"], **on_data, spatial_size=128, max_minutes=options.max_minutes)
     _run(options, _STAGES["prior"], **on_data, **small_prior)
     _run(options, _RECONSTRUCT, **on_data)
