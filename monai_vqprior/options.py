@@ -191,7 +191,7 @@ def command_parser() -> argparse.ArgumentParser:
         _setting(command, "output_dir", "folder for the results (default: output)")
         _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
         _setting(command, "overwrite", "replace the results of an earlier run")
-        _setting(command, "device", "cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+        _setting(command, "device", "cpu, cuda, cuda:1 and so on (default: a GPU if there is one)")
         if draws:
             _setting(command, "seed", "seed of all random numbers (default: 0)")
         return command

@@ -94,7 +94,7 @@ def shown(value: Any) -> str:
         text = repr(value).replace("\n", " ")
     except ValueError:  # Python writes no whole number of more than some thousand digits
         text = "a number of thousands of digits"
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _is_whole(value: Any) -> bool:

@@ -35,7 +35,7 @@ from monai_vqprior.networks import AutoencoderVQ, GatedPixelCNN
 ROOT = Path(__file__).resolve().parent.parent
 SDIST = f"monai_vqprior-{__version__}"
 #: options that tell MONAI's command of the small prior below.
-SMALL_PRIOR = ["--spatial_size", "32", "--prior_channels", "8", "--prior_layers", "2", "--prior_sketch_codes", "8"]
+SMALL_PRIOR = ["--spatial_size", "32", "--prior_channels", "8", "--prior_layers", "2", "--prior_sketch_block", "0"]
 Run = Callable[..., str]
 
 

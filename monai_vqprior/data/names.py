@@ -130,13 +130,13 @@ class Naming:
     def told(self, paths: Sequence[PurePath]) -> str:
         """The rule, the number of subjects and three of them in one line."""
         some = ", ".join(f"{subject} ({path})" for subject, path in self.examples(paths).items())
-        return f"{self.count} subjects by {self.rule}: {some}{', …' if self.count > 3 else ''}"
+        return f"{self.count} subjects by {self.rule}: {some}{', ...' if self.count > 3 else ''}"
 
     @property
     def hint(self) -> str:
         """What to say where there are too few subjects."""
         some = list(dict.fromkeys(self.subjects))
-        shown = ", ".join(some[:3]) + (", …" if len(some) > 3 else "")
+        shown = ", ".join(some[:3]) + (", ..." if len(some) > 3 else "")
         return f"they were found by {self.rule}: {shown}; --subject_pattern REGEX finds them another way"
 
 

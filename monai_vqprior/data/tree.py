@@ -185,4 +185,4 @@ def _some(names: Sequence[str]) -> str:
     for name in names:
         by_suffix.setdefault("".join(Path(name).suffixes[-2:]).lower(), name)
     shown = list(dict.fromkeys([*by_suffix.values(), *names]))[: max(_SHOWN, min(len(by_suffix), 2 * _SHOWN))]
-    return ", ".join(shown) + (", …" if len(names) > len(shown) else "")
+    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")

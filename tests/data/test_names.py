@@ -228,7 +228,7 @@ def test_scans_of_a_person_are_told_apart() -> None:
 def test_one_line_tells_the_rule() -> None:
     paths = [PurePath(f"p{number}/{slice}.png") for number in (3, 1, 2, 4) for slice in (1, 2)]
     told = name_scans(paths).told(paths)
-    assert told == "4 subjects by numbered names (patient7, case_441): p3 (p3/1.png), p1 (p1/1.png), p2 (p2/1.png), …"
+    assert told == "4 subjects by numbered names (patient7, case_441): p3 (p3/1.png), p1 (p1/1.png), p2 (p2/1.png), ..."
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class TestLinks:
         for n in (2, 3, 4, 5, 6):
             (tmp_path / f"sub-0{n}.nii.gz").symlink_to(f"/nowhere/.git/annex/{n}")
         assert [path.name for path in find_volumes(tmp_path)] == ["sub-01.nii.gz"]
-        assert "links that lead to no file: 5 (sub-02.nii.gz, sub-03.nii.gz, sub-04.nii.gz, …)" in told(caplog)
+        assert "links that lead to no file: 5 (sub-02.nii.gz, sub-03.nii.gz, sub-04.nii.gz, ...)" in told(caplog)
 
     def test_a_pattern_sees_through_links(self, tmp_path: Path) -> None:
         put(tmp_path / "store" / "sub-01" / "anat", "a_T1w.nii.gz", "a_T2w.nii.gz")
@@ -99,7 +99,7 @@ class TestWhatIsLeftOut:
     def test_other_formats_one_of_each_suffix(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         put(patients(tmp_path), "a1.txt", "a2.txt", "b.gif", "c.dcm", "d.img.gz", "e.mgz")
         assert len(slices_of(tmp_path)) == 8
-        assert "files that are no images: 6 (a1.txt, b.gif, c.dcm, d.img.gz, e.mgz, …)" in told(caplog)
+        assert "files that are no images: 6 (a1.txt, b.gif, c.dcm, d.img.gz, e.mgz, ...)" in told(caplog)
 
     def test_where_nothing_is_left_one_line_says_all(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         put(tmp_path, "sub-01.mgz", "sub-02.img.gz")
