@@ -130,7 +130,15 @@ def test_metadata_of_the_wheel(dist: Path) -> None:
         __version__,
         "Apache-2.0",
     )
-    assert set(about.get_all("Provides-Extra", [])) == {"volumes", "export", "test", "benchmark", "check", "docs"}
+    assert set(about.get_all("Provides-Extra", [])) == {
+        "volumes",
+        "registration",
+        "export",
+        "test",
+        "benchmark",
+        "check",
+        "docs",
+    }
     asked = [line for line in about.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert {"monai<2,>=1.6", "torch>=2.8", "fire", "tensorboard"} <= set(asked)
     assert not [line for line in asked if line.startswith(("nibabel", "scikit-image", "onnx", "pytest", "sphinx"))]

@@ -252,7 +252,8 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[
 def test_settings_that_training_writes_are_used(told: Callable[..., dict[str, Any]], settings: dict[str, Any]) -> None:
     overrides = told({**SETTINGS, **settings})
     assert {key: overrides.get(key) for key in settings} == settings
-    assert set(overrides) <= {*settings, "codebook", "max_value", "prior_sketch_block"}  # all others are those of the configuration
+    # All others are those of the configuration.
+    assert set(overrides) <= {*settings, "codebook", "max_value", "prior_sketch_block"}
 
 
 def test_another_codebook_is_used_when_the_user_names_it(
