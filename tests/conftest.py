@@ -18,6 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Of all processes that tests start: two threads each on cores that other workers use are many times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 
 from monai_vqprior.data import write_phantom

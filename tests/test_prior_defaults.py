@@ -13,8 +13,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from monai.bundle import ConfigParser
 
 from monai_vqprior.bundles import bundle_root, load_configs
 from monai_vqprior.cli import main
+from monai_vqprior.errors import input_error_in
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN, HierarchicalPrior
 
 # Which prior the configurations make, and what becomes of weights from before there were sketches.
@@ -66,12 +65,13 @@ def test_a_prior_of_before_draws_as_it_did(before: Path) -> None:
 
 
 def test_monais_command_says_what_a_prior_of_before_needs(before: Path) -> None:
-    files = str([str(bundle_root() / "configs" / name) for name in ("inference.json", "sample.json")])
-    words = ["-m", "monai.bundle", "run", "--config_file", files, "--bundle_root", str(bundle_root())]
-    words += ["--output_dir", str(before), "--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16"]
-    words += ["--embedding_dim", "4", "--prior_channels", "8", "--prior_layers", "2", "--num_samples", "1"]
-    done = subprocess.run([sys.executable, *words], cwd=before, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "such as its --prior_sketch_block 0 for a prior without sketch." in done.stderr
-    words += ["--prior_sketch_block", "0"]
-    subprocess.run([sys.executable, *words], cwd=before, capture_output=True, text=True, check=True)
+    parser = ConfigParser(load_configs(bundle_root(), ["inference.json", "sample.json"]))
+    parser.update({"bundle_root": str(bundle_root()), "output_dir": str(before), "device": "cpu"})
+    parser.update({"spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4})
+    parser.update({"prior_channels": 8, "prior_layers": 2})
+    with pytest.raises(RuntimeError) as failed:
+        parser.get_parsed_content("prior")
+    assert "such as its --prior_sketch_block 0 for a prior without sketch." in str(input_error_in(failed.value))
+    parser.update({"prior_sketch_block": 0})
+    parser.parse(reset=True)
+    assert isinstance(parser.get_parsed_content("prior"), GatedPixelCNN)
