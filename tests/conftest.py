@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from warm_python import run_together
 
 from monai_vqprior.data import write_phantom
 
@@ -59,20 +58,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
     def launch(program: str) -> Path:
         folder = tmp_path_factory.mktemp("two_processes")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-        runs = [
-            subprocess.Popen(
-                [sys.executable, program, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-            )
-            for rank in range(2)
-        ]
-        try:
-            errors = [run.communicate(timeout=120)[1] for run in runs]
-        finally:
-            for run in runs:
-                run.kill()
-                run.communicate()
-        assert [run.returncode for run in runs] == [0, 0], "\n".join(errors)
+        runs = run_together([[program, rank, folder] for rank in range(2)])
+        assert [run.returncode for run in runs] == [0, 0], "\n".join(run.stderr for run in runs)
         return folder
 
     return launch

@@ -12,9 +12,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, create_workflow
 from skimage.metrics import structural_similarity
+from warm_python import run_python
 
 import monai_vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
@@ -72,13 +70,12 @@ def parser(stack: str) -> ConfigParser:
 
 def monai_run(stack: str, cwd: Path, **overrides: Any) -> str:
     """``python -m monai.bundle run`` as a user types it, from a folder of their own; what it printed."""
-    words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config_files(stack))]
+    words: list[object] = ["-m", "monai.bundle", "run", "--config_file", config_files(stack)]
     for key, value in {"bundle_root": str(BUNDLE), **overrides}.items():
-        words += [f"--{key}", str(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        words += [f"--{key}", value]
+    done = run_python(words, cwd)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return str(done.stdout)
 
 
 def test_network_definitions_agree() -> None:

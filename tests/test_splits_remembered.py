@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import run_python
 
 from monai_vqprior.bundles import copy_bundle
 from monai_vqprior.cli import main
@@ -144,7 +143,8 @@ def test_slices_that_have_changed_their_split(
     told = f"{moved} slices are in another split than {run / 'splits.csv'} says, {trained} of them were trained on"
     assert caplog.messages[-1].startswith(told)
     # A command tells it too, by the bundle's own logging.
-    words = [sys.executable, "-m", "monai_vqprior", "evaluate", "--dataset_dir", nameless, "--output_dir", run]
+    words = ["-m", "monai_vqprior", "evaluate", "--dataset_dir", nameless, "--output_dir", run]
     words += ["--device", "cpu", "--overwrite", "--split_seed", "1"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    done = run_python(words)
+    assert done.returncode == 0, done.stderr
     assert "are in another split than" in done.stderr

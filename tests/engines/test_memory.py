@@ -11,12 +11,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 
 import pytest
+from warm_python import run_python
 
 from monai_vqprior.engines import keep_freed_memory
 
@@ -40,10 +38,8 @@ CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES",
 
 def faults(how: str, **variables: str) -> tuple[str, int]:
     """What the function returned and the page faults of a round, in a process of its own."""
-    clean = {name: value for name, value in os.environ.items() if name not in CHOICES}
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS, how], env=clean | variables, capture_output=True, text=True, check=True
-    )
+    done = run_python(["-c", FAULTS, how], **dict.fromkeys(CHOICES, "") | variables)
+    assert done.returncode == 0, done.stderr
     kept, number = done.stdout.split()
     return kept, int(number)
 

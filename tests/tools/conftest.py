@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from warm_python import run_python
 
 # A copy of the bundle as a user has it, networks so small that they train in a second, and one run by MONAI's command.
 
@@ -77,13 +76,12 @@ def monai_run(bundle: Path) -> Callable[..., str]:
     """``python -m monai.bundle run`` as a user types it, from a folder of their own; returns what it printed."""
 
     def run(cwd: Path, files: list[str], **overrides: Any) -> str:
-        words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
+        words: list[object] = ["-m", "monai.bundle", "run", "--config_file", files]
         for key, value in {"bundle_root": bundle, **SMALL, **overrides}.items():
-            words += [f"--{key}", str(value)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+            words += [f"--{key}", value]
+        done = run_python(words, cwd)
         assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        return str(done.stdout)
 
     return run
 
