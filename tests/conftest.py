@@ -21,8 +21,10 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from small import QUICK, words
 from warm_python import run_together
 
+from monai_vqprior.cli import main
 from monai_vqprior.data import write_phantom
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +49,14 @@ def oasis() -> Path:
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 8 subjects of 4 slices of 32 x 32 pixels on disk."""
     return write_phantom(tmp_path_factory.mktemp("data") / "phantom", 8, num_slices=4, size=32, progress=False)
+
+
+@pytest.fixture(scope="session")
+def small_run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of both stages on the phantom, an epoch each; tests copy what they change."""
+    output = tmp_path_factory.mktemp("small_run") / "run"
+    assert main(["train", "--dataset_dir", str(phantom), "--output_dir", str(output), *words(QUICK)]) == 0
+    return output
 
 
 @pytest.fixture(scope="session")

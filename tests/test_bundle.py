@@ -20,6 +20,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, create_workflow
 from skimage.metrics import structural_similarity
+from small import AUTOENCODER, ON_CPU, PRIOR
 from warm_python import run_python
 
 import monai_vqprior
@@ -41,21 +42,10 @@ STACKS = {
     "sample": ["inference.json", "sample.json"],
     "neighbors": ["neighbors.json"],
 }
-SMALL: dict[str, Any] = {
-    "spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4, "device": "cpu", "amp": False
+SMALL = {**AUTOENCODER, **ON_CPU}
+SMALL_PRIOR = {
+    **PRIOR, "prior_attention_every": 1, "prior_skip_connections": True, "prior_position_logits": True
 }  # fmt: skip
-SMALL_PRIOR: dict[str, Any] = {
-    "prior_channels": 8,
-    "prior_layers": 2,
-    "prior_kernel_size": 3,
-    "prior_attention_every": 1,
-    "prior_skip_connections": True,
-    "prior_position_logits": True,
-    "prior_sketch_block": 4,
-    "prior_sketch_codes": 8,
-    "prior_sketch_channels": 8,
-    "prior_sketch_layers": 2,
-}
 
 
 def config_files(stack: str) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
@@ -26,23 +27,17 @@ from monai_vqprior.files import write_png
 from monai_vqprior.networks import AutoencoderVQ
 
 # Networks and trainings that a test can afford.
-SMALL = ["--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8"]
-SMALL += ["--prior_layers", "2", "--prior_kernel_size", "3"]
-SMALL += ["--prior_sketch_block", "4", "--prior_sketch_codes", "8"]
-SMALL += ["--prior_sketch_channels", "8", "--prior_sketch_layers", "2"]
-QUICK = ["--spatial_size", "32", "--max_epochs", "1", "--device", "cpu", "--amp", "false", *SMALL]
+QUICK = small.words(small.QUICK)
 
 
 def train(dataset_dir: Path, output_dir: Path, *more: str) -> int:
     return main(["train", "--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir), *QUICK, *more])
 
 
-@pytest.fixture(scope="module")
-def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(small_run: Path) -> Path:
     """The folder of a finished training of both stages; tests copy what they change."""
-    output = tmp_path_factory.mktemp("run")
-    assert train(phantom, output) == 0
-    return output
+    return small_run
 
 
 def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:

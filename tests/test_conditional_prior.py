@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
@@ -31,9 +32,7 @@ from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 
 # Conditions from tables to samples, through the command line.
 
-SMALL = ["--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8"]
-SMALL += ["--prior_layers", "2", "--prior_kernel_size", "3", "--prior_sketch_block", "0"]
-QUICK = ["--spatial_size", "32", "--max_epochs", "1", "--device", "cpu", "--amp", "false", *SMALL]
+QUICK = small.words({**small.QUICK, "prior_sketch_block": 0})
 CONDITIONS = "[group,ventricle_size,slice]"
 
 

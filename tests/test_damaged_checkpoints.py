@@ -20,18 +20,11 @@ import pytest
 
 from monai_vqprior.cli import main
 
-SMALL = ["--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4"]
-SMALL += ["--prior_channels", "8", "--prior_layers", "2", "--max_epochs", "1", "--device", "cpu", "--amp", "false"]
-SMALL += ["--prior_sketch_block", "4", "--prior_sketch_codes", "8"]
-SMALL += ["--prior_sketch_channels", "8", "--prior_sketch_layers", "2"]
 
-
-@pytest.fixture(scope="module")
-def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(small_run: Path) -> Path:
     """The folder of a finished training of both stages."""
-    output = tmp_path_factory.mktemp("run")
-    assert main(["train", "--dataset_dir", str(phantom), "--output_dir", str(output), *SMALL]) == 0
-    return output
+    return small_run
 
 
 @pytest.mark.parametrize(

@@ -16,25 +16,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import ON_CPU, words
 
 from monai_vqprior.bundles import copy_bundle
 from monai_vqprior.cli import main
 
 # Both stages trained from the weights of a bundle, by the overlay fine_tune.json.
 
-SMALL = ["--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4"]
-SMALL += ["--prior_channels", "8", "--prior_layers", "2", "--prior_sketch_codes", "8", "--prior_sketch_channels", "8"]
-QUICK = ["--max_epochs", "1", "--device", "cpu", "--amp", "false"]
+QUICK = words({**ON_CPU, "max_epochs": 1})
 
 
 @pytest.fixture(scope="module")
-def bundle(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with weights of both networks and their settings."""
-    folder = tmp_path_factory.mktemp("fine_tune")
-    assert main(["train", "--dataset_dir", str(phantom), "--output_dir", str(folder / "run"), *SMALL, *QUICK]) == 0
-    bundle = copy_bundle(str(folder / "bundle"))
+    bundle = copy_bundle(str(tmp_path_factory.mktemp("fine_tune") / "bundle"))
     for name in ("model.pt", "prior.pt", "settings.json"):
-        shutil.copy(folder / "run" / "models" / name, bundle / "models" / name)
+        shutil.copy(small_run / "models" / name, bundle / "models" / name)
     return bundle
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import AUTOENCODER, ON_CPU, PRIOR, words
 
 from monai_vqprior.cli import main
 from monai_vqprior.data import write_phantom
@@ -24,10 +25,7 @@ from monai_vqprior.files import write_png
 
 # Trainings and figures that could lie: a learning rate far too large, splits without a brain.
 
-SMALL = ["--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4"]
-SMALL += ["--prior_channels", "8", "--prior_layers", "2", "--device", "cpu", "--amp", "false"]
-SMALL += ["--prior_sketch_block", "4", "--prior_sketch_codes", "8"]
-SMALL += ["--prior_sketch_channels", "8", "--prior_sketch_layers", "2"]
+SMALL = words({**AUTOENCODER, **PRIOR, **ON_CPU})
 
 
 def tensors_of(content: object) -> list[torch.Tensor]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import AUTOENCODER, ON_CPU, PRIOR
 from warm_python import run_ranks
 
 from monai_vqprior.data import SliceFolder
@@ -31,19 +32,8 @@ from monai_vqprior.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "bundle"
 STAGES = {"model": ["train.json"], "prior": ["train.json", "train_prior.json"]}
-SMALL: dict[str, Any] = {
-    "spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4, "device": "cpu", "amp": False
-}  # fmt: skip
-SMALL_PRIOR = {
-    "prior_channels": 8,
-    "prior_layers": 2,
-    "prior_kernel_size": 3,
-    "prior_sketch_block": 4,
-    "prior_sketch_codes": 8,
-    "prior_sketch_channels": 8,
-    "prior_sketch_layers": 2,
-    "conditions": ["slice"],
-}
+SMALL = {**AUTOENCODER, **ON_CPU}
+SMALL_PRIOR = {**PRIOR, "conditions": ["slice"]}
 
 #: What each process tells of itself at the end, in a file of its own: its weights, and what it found and holds.
 TELL = (

@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small import ON_CPU, QUICK, words
 from warm_python import run_python
 
 from monai_vqprior.bundles import copy_bundle
@@ -25,8 +26,7 @@ from monai_vqprior.data.layout import SPLITS
 
 # How the slices were dealt is a setting of a run: later commands deal them in the same way.
 
-SMALL = ["--spatial_size", "32", "--channels", "[8]", "--num_embeddings", "16", "--embedding_dim", "4"]
-SMALL += ["--prior_channels", "8", "--prior_layers", "2", "--max_epochs", "1", "--device", "cpu", "--amp", "false"]
+SMALL = words(QUICK)
 PATTERN = r"^slice(\d\d)\d\.png$"
 
 
@@ -107,7 +107,7 @@ def test_a_prior_of_its_own_and_a_run_that_is_tuned(run: Path, nameless: Path, p
     bundle = copy_bundle(str(tmp_path / "bundle"))
     for name in ("model.pt", "prior.pt", "settings.json"):
         shutil.copy(run / "models" / name, bundle / "models" / name)
-    tune = ["--fine_tune", "--bundle", str(bundle), *SMALL[-6:]]
+    tune = ["--fine_tune", "--bundle", str(bundle), *words({**ON_CPU, "max_epochs": 1})]
     assert command("train", phantom, tmp_path / "tuned", *tune) == 0
     assert json.loads((tmp_path / "tuned" / "models" / "settings.json").read_text())["subject_pattern"] is None
     assert command("train", nameless, tmp_path / "by_file", *tune, "--split_by", "file") == 0

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 from PIL import Image
+from small import QUICK, words
 
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli import main
@@ -26,8 +27,7 @@ from monai_vqprior.data import SliceFolder, phantom_slice
 from monai_vqprior.engines import check_scale, slice_scale
 from monai_vqprior.errors import InputError
 
-SMALL = ["--spatial_size", "32", "--max_epochs", "1", "--device", "cpu", "--amp", "false", "--channels", "[8]"]
-SMALL += ["--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8", "--prior_layers", "2"]
+SMALL = words(QUICK)
 
 
 def write(folder: Path) -> Path:

@@ -21,15 +21,14 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from small import AUTOENCODER, ON_CPU, PRIOR
 from warm_python import run_python
 
 # A copy of the bundle as a user has it, networks so small that they train in a second, and one run by MONAI's command.
 
 BUNDLE = Path(__file__).resolve().parent.parent.parent / "bundle"
-SMALL: dict[str, Any] = {
-    "spatial_size": 32, "channels": [8], "num_embeddings": 16, "embedding_dim": 4, "device": "cpu", "amp": False
-}  # fmt: skip
-SMALL_PRIOR: dict[str, Any] = {"prior_channels": 8, "prior_layers": 2, "prior_sketch_codes": 8}
+SMALL = {**AUTOENCODER, **ON_CPU}
+SMALL_PRIOR = PRIOR
 #: nested keys and what they are changed to on the command line; in the bundle, no key has its value here
 NESTED: dict[str, Any] = {
     "train#loss#ssim_weight": 0.5,
