@@ -1,4 +1,4 @@
-.PHONY: demo test zoo-check check format docs dist bundle try-wheel clean
+.PHONY: demo test test-fast zoo-check check format docs dist bundle try-wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,9 +19,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
 
+# Under a minute, while one works on the code: no commands, trainings and exports.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m fast
+
 # What MONAI's model zoo asks of a bundle, and the exports of both networks.
 zoo-check: $(STAMP)
-	$(BIN)/python -m pytest tests/test_zoo.py tests/networks/test_exports.py
+	$(BIN)/python -m pytest -m zoo
 
 check: $(STAMP)
 	$(BIN)/ruff check .

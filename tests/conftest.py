@@ -31,6 +31,13 @@ ROOT = Path(__file__).resolve().parent.parent
 OASIS = ROOT.parent / "shared" / "data" / "oasis1_slices"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``fast`` what has no other mark for what it costs or needs."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("integration", "zoo", "gpu")):
+            item.add_marker("fast")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tiny networks run faster on one thread, and a busy machine then slows nothing down."""

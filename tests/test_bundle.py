@@ -30,6 +30,8 @@ from monai_vqprior.errors import input_error_in
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS
 
+pytestmark = pytest.mark.integration
+
 # The bundle through MONAI's own commands, and the package through a script that uses no bundle at all.
 
 ROOT = Path(__file__).resolve().parent.parent

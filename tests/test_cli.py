@@ -26,6 +26,8 @@ from monai_vqprior.cli import main
 from monai_vqprior.files import write_png
 from monai_vqprior.networks import AutoencoderVQ
 
+pytestmark = pytest.mark.integration
+
 # Networks and trainings that a test can afford.
 QUICK = small.words(small.QUICK)
 

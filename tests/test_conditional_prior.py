@@ -30,6 +30,8 @@ from monai_vqprior.cli import main
 from monai_vqprior.data import SliceFolder
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 
+pytestmark = pytest.mark.integration
+
 # Conditions from tables to samples, through the command line.
 
 QUICK = small.words({**small.QUICK, "prior_sketch_block": 0})

@@ -20,6 +20,8 @@ import pytest
 
 from monai_vqprior.cli import main
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(small_run: Path) -> Path:

@@ -32,6 +32,8 @@ from monai_vqprior.cli import main
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks import AutoencoderVQ, GatedPixelCNN
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parent.parent
 SDIST = f"monai_vqprior-{__version__}"
 #: options that tell MONAI's command of the small prior below.

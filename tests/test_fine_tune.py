@@ -21,6 +21,8 @@ from small import ON_CPU, words
 from monai_vqprior.bundles import copy_bundle
 from monai_vqprior.cli import main
 
+pytestmark = pytest.mark.integration
+
 # Both stages trained from the weights of a bundle, by the overlay fine_tune.json.
 
 QUICK = words({**ON_CPU, "max_epochs": 1})

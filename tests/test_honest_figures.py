@@ -23,6 +23,8 @@ from monai_vqprior.cli import main
 from monai_vqprior.data import write_phantom
 from monai_vqprior.files import write_png
 
+pytestmark = pytest.mark.integration
+
 # Trainings and figures that could lie: a learning rate far too large, splits without a brain.
 
 SMALL = words({**AUTOENCODER, **PRIOR, **ON_CPU})

@@ -27,6 +27,8 @@ from monai_vqprior.data import SliceFolder
 from monai_vqprior.engines import single_process, start_processes
 from monai_vqprior.errors import InputError
 
+pytestmark = pytest.mark.integration
+
 # Both stages trained by two processes that torchrun starts, through MONAI's command and through vqprior.
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,6 +24,8 @@ from monai_vqprior.engines import check_grids, check_trainable, code_vectors, fi
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks import AutoencoderVQ, CodeSketch, EMACodebook, FSQCodebook, GatedPixelCNN
 
+pytestmark = pytest.mark.integration
+
 # Networks of other makes in the place of this bundle's: MONAI's own, and one that was exported.
 
 MONAI = {

@@ -24,6 +24,8 @@ from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli import main
 from monai_vqprior.data import SliceDataset
 
+pytestmark = pytest.mark.integration
+
 # What cannot be written is told in one line that names it, and before the work.
 
 WEIGHTS = ["--ckpt", str(bundle_root() / "models" / "model.pt"), "--device", "cpu"]

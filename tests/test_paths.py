@@ -31,6 +31,8 @@ from monai_vqprior.errors import InputError, one_line, reason_of
 from monai_vqprior.files import read_json, tell, write_text
 from monai_vqprior.options import parse_command
 
+pytestmark = pytest.mark.integration
+
 # Of each kind one: MONAI's signs, a shell's, a line break, blanks, letters of one and of two signs, bytes that are no
 # UTF-8.
 NAMES = [

@@ -25,6 +25,8 @@ from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import BitsPerCodeLoss, TokenizerLoss
 from monai_vqprior.metrics import BitsPerCodeMetric
 
+pytestmark = pytest.mark.integration
+
 # Trainings of both stages that are cut off anywhere and resumed: they end with the bits of one that was not.
 
 EPOCHS = 3

@@ -24,6 +24,8 @@ from monai_vqprior.cli import main
 from monai_vqprior.data import SliceFolder
 from monai_vqprior.data.layout import SPLITS
 
+pytestmark = pytest.mark.integration
+
 # How the slices were dealt is a setting of a run: later commands deal them in the same way.
 
 SMALL = words(QUICK)

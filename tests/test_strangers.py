@@ -23,6 +23,8 @@ import pytest
 from monai_vqprior import cli, options
 from monai_vqprior.bundles import bundle_root, copy_bundle
 
+pytestmark = pytest.mark.integration
+
 # Weights of a stranger with settings beside them that are more than data, through every command that reads settings.
 
 MODELS = bundle_root() / "models"

@@ -27,6 +27,8 @@ from skimage.metrics import structural_similarity
 from monai_vqprior.bundles import bundle_root, load_configs, saved_settings
 from monai_vqprior.cli import main
 
+pytestmark = pytest.mark.integration
+
 MODELS = bundle_root() / "models"
 SIZE = 256
 

@@ -44,6 +44,7 @@ TEXT = (ROOT / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
 #: the Python block of each section of that page, by its heading.
 EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
 pytestmark = [
+    pytest.mark.zoo,
     # torch.export copies its own tree of arguments
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
     # the zoo gives no hash of its schema

@@ -18,6 +18,8 @@ from warm_python import run_python
 
 from monai_vqprior.engines import keep_freed_memory
 
+pytestmark = pytest.mark.integration
+
 # Twelve blocks of 4 MB, as a training step of a small network asks for and frees; page faults of the last of 20 rounds.
 # The library adapts its thresholds to what was freed before, perhaps by an import; so they are set to where it begins.
 FAULTS = """

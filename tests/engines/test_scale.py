@@ -27,6 +27,8 @@ from monai_vqprior.data import SliceFolder, phantom_slice
 from monai_vqprior.engines import check_scale, slice_scale
 from monai_vqprior.errors import InputError
 
+pytestmark = pytest.mark.integration
+
 SMALL = words(QUICK)
 
 

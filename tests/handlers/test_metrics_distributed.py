@@ -27,6 +27,8 @@ from skimage.metrics import structural_similarity
 
 from monai_vqprior.handlers import SSIM, BitsPerCode, CodebookPerplexity, CodebookUsage
 
+pytestmark = pytest.mark.integration
+
 #: sizes of the batches of each process: unequal numbers of images and of batches, as at the end of a split.
 BATCHES = ((3, 2), (1,))
 NUM_CODES = 16

@@ -19,6 +19,8 @@ import torch.nn as nn
 
 from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook, RotationTrick, StraightThrough
 
+pytestmark = pytest.mark.integration
+
 KINDS = [EMACodebook, CosineCodebook, FSQCodebook]
 Codebook = EMACodebook | FSQCodebook
 Path = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

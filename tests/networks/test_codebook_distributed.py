@@ -24,6 +24,8 @@ import torch.distributed as dist
 
 from monai_vqprior.networks.codebook import CosineCodebook, EMACodebook
 
+pytestmark = pytest.mark.integration
+
 STEPS = 5
 
 

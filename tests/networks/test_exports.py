@@ -65,7 +65,10 @@ PRIORS: dict[str, dict[str, Any]] = {
 }
 
 # torch.export copies its own tree of arguments
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.zoo,
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+]
 
 
 def autoencoder(spatial_dims: int, codebook: str, background: float | None = None) -> AutoencoderVQ:

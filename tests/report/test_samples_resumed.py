@@ -33,6 +33,8 @@ from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 from monai_vqprior.report import samples, write_samples
 
+pytestmark = pytest.mark.integration
+
 # Runs that were cut off and gone on with, and runs that two processes share: this file is also the program of these.
 
 NUMBER, TILE = 11, 3

@@ -26,7 +26,10 @@ from .conftest import SMALL, SMALL_PRIOR
 # The bundle as a client of a federation, by MONAI's client: what a server sends it, and what it answers.
 
 # MONAI says of every configuration that comes from a server that it can run code
-pytestmark = pytest.mark.filterwarnings("ignore:executing the bundle config under:UserWarning")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:executing the bundle config under:UserWarning"),
+]
 
 
 def client(bundle: Path, options: dict[str, Any], **arguments: Any) -> MonaiAlgo:

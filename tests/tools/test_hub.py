@@ -24,6 +24,8 @@ import pytest
 import yaml
 from monai.bundle import push_to_hf_hub
 
+pytestmark = pytest.mark.integration
+
 # MONAI's push to the Hugging Face Hub, to a server on this machine that answers as the hub does and keeps what it gets.
 
 REPOSITORY = "somebody/vqprior"

@@ -23,6 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from .conftest import NESTED, SMALL_PRIOR, config_files
 
+pytestmark = pytest.mark.integration
+
 # What a training and an evaluation leave with MLflow and TensorBoard. MLflow's tables are read by plain SQL.
 
 METRICS = ("ssim", "ssim_brain", "codes_used", "perplexity")

@@ -25,6 +25,8 @@ from monai_vqprior.networks import AutoencoderVQ, EMACodebook
 
 from .conftest import NESTED, SMALL, SMALL_PRIOR, config_files
 
+pytestmark = pytest.mark.integration
+
 # The bundle in a Python session: MONAI's load and its workflows, from a local copy.
 
 STACKS = {

@@ -28,6 +28,8 @@ from monai_vqprior.data import write_phantom
 from monai_vqprior.errors import InputError
 from monai_vqprior.transforms import LoadSlice
 
+pytestmark = pytest.mark.integration
+
 # Small files that would take a machine's memory.
 
 # Reads files, and prints for each how many MB were taken at most so far, and what was said.

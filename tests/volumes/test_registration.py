@@ -21,6 +21,8 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.volumes import Registration, Template, Volume, load_template, place, register, rigid_part
 from monai_vqprior.volumes.registration import measure
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("SimpleITK")
 
 
