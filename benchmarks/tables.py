@@ -85,8 +85,8 @@ def _text(value: float | str | None) -> str:
 def _source(record: dict[str, Any]) -> str:
     """One line that says where figures come from."""
     machine = record["machine"]
-    threads = f"{machine['threads']} threads of {machine['cores']} cores, {machine['vector_instructions']}"
-    load = "" if machine["load"] is None else f", load {machine['load']}"
+    threads = f"threads: {machine['threads']}, cores: {machine['cores']}, {machine['vector_instructions']}"
+    load = "" if machine["load"] is None else f", load: {machine['load']}"
     place = machine.get("gpu") or f"{machine['processor']} ({threads}{load})"
     commit = f", commit {record['commit']}" if record["commit"] else ""
     return f"`{record['command']}` on {place}, torch {record['versions']['torch']}{commit}, {record['date']}."
