@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.record import Row
 from monai_vqprior.files import read_json, write_text
 
-__all__ = ["DOCUMENTS", "RESULTS", "filled", "main", "records_of"]
+__all__ = ["DOCUMENTS", "RESULTS", "ROOT", "filled", "records_of"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

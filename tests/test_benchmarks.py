@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.record import make_record
-from benchmarks.tables import DOCUMENTS, RESULTS, filled, records_of
+from benchmarks.tables import DOCUMENTS, RESULTS, ROOT, filled, records_of
 from monai_vqprior.errors import InputError
 
 FIELDS = {"command", "date", "commit", "machine", "versions", "summary", "tables"}
@@ -109,6 +109,13 @@ def test_documents_agree_with_the_records(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert filled(text) == text, "run make tables"
     assert text.count("<!-- table:") == text.count("<!-- end of table -->") == len(list(records_of(text)))
+
+
+def test_the_fields_of_a_record_are_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "output-files.md").read_text(encoding="utf-8")
+    section = page.split("## Records of benchmarks\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == FIELDS
 
 
 def test_each_record_is_complete_and_shown() -> None:
