@@ -1,4 +1,4 @@
-.PHONY: demo test test-fast zoo-check check format docs dist bundle try-wheel clean
+.PHONY: demo test test-fast zoo-check gpu-check tables check format docs dist bundle try-wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,6 +26,19 @@ test-fast: $(STAMP)
 # What MONAI's model zoo asks of a bundle, and the exports of both networks.
 zoo-check: $(STAMP)
 	$(BIN)/python -m pytest -m zoo
+
+# On a machine with a GPU, in less than eight minutes, with the packages of PYTHON, whose torch must be built for CUDA:
+# what runs on CUDA beside the same on the CPU, then speed, which goes to output/gpu.json.
+gpu-check:
+	@$(PYTHON) -c "import importlib.util as u, sys; t = u.find_spec('torch') and __import__('torch'); \
+	t and t.cuda.is_available() or sys.exit('gpu-check: ' + (sys.executable or 'PYTHON') + \
+	' has no torch that finds a CUDA device: make gpu-check PYTHON=/path/to/python')"
+	$(PYTHON) -m pytest -m gpu tests/test_gpu.py
+	$(PYTHON) -m benchmarks.gpu --json output/gpu.json
+
+# The tables of documents, from the figures in benchmarks/results/*.json.
+tables: $(STAMP)
+	$(BIN)/python -m benchmarks.tables
 
 check: $(STAMP)
 	$(BIN)/ruff check .

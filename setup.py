@@ -21,10 +21,8 @@ for line in (ROOT / "monai_vqprior" / "__init__.py").read_text(encoding="utf-8")
     if line.startswith("__version__"):
         ABOUT["version"] = line.split('"')[1]
 
-# What only `vqprior prepare` and `vqprior sample --nifti` need.
-VOLUMES = ["nibabel", "scikit-image"]
 # What registers heads to a template: SimpleITK, and nilearn, whose wheel carries MNI152.
-REGISTRATION = ["simpleitk>=2.3", "nilearn>=0.9", *VOLUMES]
+REGISTRATION = ["simpleitk>=2.3", "nilearn>=0.9"]
 # ONNX files; torch writes those by way of torch.export from 2.9 on, which is the way that the networks take.
 EXPORT = ["torch>=2.9", "onnx", "onnxscript", "onnxruntime"]
 
@@ -42,6 +40,7 @@ setup(
     package_dir={"monai_vqprior": "monai_vqprior", "monai_vqprior.bundle": "bundle"},
     package_data={
         "monai_vqprior": ["py.typed"],
+        "monai_vqprior.report": ["page.html"],
         "monai_vqprior.bundle": ["LICENSE", "configs/*", "docs/*", "models/*"],
     },
     install_requires=[
@@ -51,13 +50,16 @@ setup(
         "scipy",
         "pytorch-ignite>=0.5.1",
         "pillow>=10.1",
+        "nibabel",
+        "scikit-image",
+        "jinja2>=3.1",
         "pyyaml",
         "tqdm",
         "fire",
         "tensorboard",
     ],
     extras_require={
-        "volumes": VOLUMES,
+        "volumes": [],  # its packages are ordinary now; commands with the extra still work
         "registration": REGISTRATION,
         "export": EXPORT,
         "test": [
@@ -76,7 +78,7 @@ setup(
             *REGISTRATION,
             *EXPORT,
         ],
-        "benchmark": ["vector-quantize-pytorch", "einops", "scikit-image"],
+        "benchmark": ["vector-quantize-pytorch", "einops"],
         "check": ["ruff", "mypy", "types-PyYAML"],
         "docs": ["sphinx>=8", "pydata-sphinx-theme", "myst-parser>=4"],
     },

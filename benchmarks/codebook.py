@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 
 import torch
 from monai.networks.layers.vector_quantizer import EMAQuantizer
 
 from benchmarks.memory import peak_megabytes
+from benchmarks.record import Row, add_json_option, finish
 from benchmarks.timing import medians_of
 from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook, RotationTrick
 
@@ -66,10 +66,12 @@ def main() -> None:
     parser.add_argument("--codes", type=int, nargs="+", default=[512, 8192], help="sizes of the codebook")
     parser.add_argument("--batch", type=int, default=8, help="grids of 64 x 64 vectors")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each; the median counts")
+    add_json_option(parser)
     options = parser.parse_args()
 
     z = torch.randn(options.batch, DIMENSION, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     result: dict[str, float] = {}
+    rows: list[Row] = []
     print(f"{'codes':>6} {'':>24} {'ms a step':>10} {'times ours':>11} {'peak, MB':>9} {'times ours':>11}")
     for k in options.codes:
         torch.manual_seed(0)
@@ -82,13 +84,25 @@ def main() -> None:
             print(
                 f"{k:>6} {name:>24} {1000 * seconds[name]:>10.1f} {slower:>11.2f} {memory[name]:>9.0f} {larger:>11.2f}"
             )
+            rows.append(
+                {
+                    "quantizer": name,
+                    "codes": k,
+                    "ms a step": round(1000 * seconds[name], 1),
+                    "times ours": round(slower, 2),
+                    "peak, MB": round(memory[name]),
+                }
+            )
         result[f"k{k}_vs_monai"] = round(seconds["MONAI EMAQuantizer"] / seconds[ours], 2)
         result[f"k{k}_vs_vqpytorch"] = round(seconds["vector-quantize-pytorch"] / seconds[ours], 2)
         result[f"k{k}_memory_vs_monai"] = round(memory[ours] / memory["MONAI EMAQuantizer"], 4)
     scalars = torch.randn(options.batch, 3, 64, 64, requires_grad=True)
     once = medians_of({"FSQ": training_step(FSQCodebook((8, 8, 8)), scalars)}, options.repeats)["FSQ"]
     print(f"{512:>6} {'FSQCodebook (8, 8, 8)':>24} {1000 * once:>10.1f}    (3 numbers a vector)")
-    print(json.dumps(result))
+    rows.append(
+        {"quantizer": "FSQCodebook (8, 8, 8), 3 numbers a vector", "codes": 512, "ms a step": round(1000 * once, 1)}
+    )
+    finish(parser, options, result, {"steps": rows})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 from scipy.ndimage import binary_erosion, binary_fill_holes
 from scipy.stats import spearmanr
 
+from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser
 from monai_vqprior.data import ConditionTable, SliceDataset, SliceFolder
 from monai_vqprior.engines import read_settings
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--spatial_size", type=int, default=128, help="side of the slices in pixels, for --table")
     parser.add_argument("--num_samples", type=int, default=32, help="samples of each value")
     parser.add_argument("--set", nargs=2, action="append", metavar=("KEY", "VALUE"), default=[], help="override a key")
+    add_json_option(parser)
     options = parser.parse_args()
     logging.disable(logging.INFO)
     slices = SliceFolder(options.dataset_dir)
@@ -112,6 +114,7 @@ def main() -> None:
     inferer, known = config.get_parsed_content("inferer"), config.get_parsed_content("known_conditions")
     table = ConditionTable(slices)
     result = {}
+    rows: list[Row] = []
     for name in known.value_names:
         train, values = read_split(slices, table, name, "train", settings["spatial_size"])
         measures: dict[str, Callable[[torch.Tensor], np.ndarray]] = {
@@ -134,8 +137,11 @@ def main() -> None:
             print(f"{name} by {measure}: rank correlation {worth:.2f} on validation slices, {follows:.2f} on samples")
             for value, mean in zip(np.quantile(values, QUANTILES), means, strict=True):
                 print(f"  asked {value:8.3f}   measured {mean:8.4f}", flush=True)
+                rows.append(
+                    {"condition": name, "requested": round(float(value), 3), "by": measure, "mean": round(mean, 4)}
+                )
             result[f"{name}_{measure}_validation"], result[f"{name}_{measure}_samples"] = worth, follows
-    print(json.dumps({key: round(float(value), 3) for key, value in result.items()}))
+    finish(parser, options, {key: round(float(value), 3) for key, value in result.items()}, {"means": rows})
 
 
 if __name__ == "__main__":

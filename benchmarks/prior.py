@@ -27,6 +27,7 @@ from ignite.engine import Engine, Events
 from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils import set_determinism
 
+from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser, run_parser
 from monai_vqprior.bundles import bundle_root, load_configs
 from monai_vqprior.engines import read_settings
@@ -125,9 +126,14 @@ def batches(number: int, batch_size: int) -> Iterator[torch.Tensor]:
         yield from torch.randperm(number).split(batch_size)
 
 
-def print_curve(name: str, curve: list[Point]) -> None:
+def print_curve(name: str, curve: list[Point]) -> list[Row]:
+    """Print the validations of a prior, and return them as rows of a table."""
     for seconds, seen, bits in curve:
         print(f"{name:<30} {seconds:>8.0f} {seen:>8} {bits:>8.3f}", flush=True)
+    return [
+        {"prior": name, "seconds": round(seconds), "grids seen": seen, "bits a code": round(bits, 3)}
+        for seconds, seen, bits in curve
+    ]
 
 
 def main() -> None:
@@ -147,6 +153,7 @@ def main() -> None:
     parser.add_argument("--validate_every", type=float, default=150, help="seconds between two validations of a peer")
     parser.add_argument("--no_peers", action="store_true", help="leave MONAI's transformer out")
     parser.add_argument("--set", nargs=2, action="append", metavar=("KEY", "VALUE"), default=[], help="override a key")
+    add_json_option(parser)
     options = parser.parse_args()
     logging.disable(logging.INFO)
     with TemporaryDirectory() as folder:
@@ -165,7 +172,7 @@ def main() -> None:
         train, validation = (config.get_parsed_content(f"{split}#grids") for split in ("train", "validate"))
     count = sum(parameter.numel() for parameter in network.parameters())
     print(f"{'':<30} {'seconds':>8} {'grids':>8} {'bits':>8}")
-    print_curve(f"GatedPixelCNN, {count / 1e6:.2f} M", curve)
+    rows = print_curve(f"GatedPixelCNN, {count / 1e6:.2f} M", curve)
     best = min(bits for _, _, bits in curve)
     histogram = baselines["bits_per_code_position_histogram"]
     result = {"bits_per_code": best, "position_histogram_bits": histogram, "vs_position_histogram": best / histogram}
@@ -178,11 +185,12 @@ def main() -> None:
             set_determinism(0)
             peer = make()
             curve = peer.train(train, validation, options.seconds, options.validate_every)
-            print_curve(f"{title}, {peer.parameters / 1e6:.2f} M", curve)
+            rows += print_curve(f"{title}, {peer.parameters / 1e6:.2f} M", curve)
             peer_best = min(bits for _, _, bits in curve)
             result |= {f"{name}_bits_per_code": peer_best, f"vs_{name}": best / peer_best}
     print(f"{'histogram of each position':<30} {'':>8} {'':>8} {histogram:>8.3f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    rows.append({"prior": "histogram of each position", "bits a code": round(histogram, 3)})
+    finish(parser, options, {name: round(value, 4) for name, value in result.items()}, {"bits": rows})
 
 
 if __name__ == "__main__":

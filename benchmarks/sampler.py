@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 
@@ -21,6 +20,7 @@ from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils.ordering import Ordering
 
+from benchmarks.record import Row, add_json_option, finish
 from benchmarks.timing import medians_of, seconds_of
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import (
@@ -63,14 +63,17 @@ def forward(network: GatedPixelCNN, batch: int) -> Callable[[], object]:
     return torch.no_grad()(lambda: network(codes))
 
 
-def transformer_seconds(transformer: torch.nn.Module, size: int, rows: int, batch: int) -> float:
+def transformer_seconds(
+    transformer: torch.nn.Module, size: int, rows: int, batch: int, device: torch.device | None = None
+) -> float:
     """MONAI's sampler on the first rows of a grid, scaled by counted positions to the whole grid."""
-    tokenizer = AutoencoderVQ(channels=(16,), codebook=EMACodebook(CODES, 4)).eval()
+    tokenizer = AutoencoderVQ(channels=(16,), codebook=EMACodebook(CODES, 4)).eval().to(device)
     ordering = Ordering("raster_scan", 2, (1, rows, size))
-    start = torch.full((batch, 1), CODES)
+    start = torch.full((batch, 1), CODES, device=device)
     inferer = VQVAETransformerInferer()
     seconds = seconds_of(
-        lambda: inferer.sample((rows, size), start, tokenizer, transformer, ordering, verbose=False)  # type: ignore
+        lambda: inferer.sample((rows, size), start, tokenizer, transformer, ordering, verbose=False),  # type: ignore
+        device,
     )
     # Step t passes t positions through the transformer.
     timed, whole = (sum(range(1, n + 1)) for n in (rows * size, size * size))
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("--kernel_size", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each; the median counts")
     parser.add_argument("--peer_rows", type=int, default=8, help="rows that MONAI's sampler draws at batch 16")
+    add_json_option(parser)
     options = parser.parse_args()
 
     size, positions = options.size, options.size**2
@@ -103,6 +107,7 @@ def main() -> None:
     print(f"one {size} x {size} grid of {CODES} codes takes {positions} positions; seconds a batch:")
     print(f"{'batch':>5} {'ours':>8} {'forward':>8} {'naive':>9} {'MONAI':>9} {'naive/ours':>11} {'MONAI/ours':>11}")
     result = {}
+    times: list[Row] = []
     for batch, rows in ((1, size), (16, options.peer_rows)):
         calls = {"ours": sampling(network, batch), "forward": forward(network, batch)}
         ours, dense = medians_of(calls, options.repeats).values()
@@ -110,6 +115,7 @@ def main() -> None:
         naive = positions * dense
         peer = transformer_seconds(transformer, size, rows, batch)
         result[f"b{batch}_vs_naive"], result[f"b{batch}_vs_monai"] = naive / ours, peer / ours
+        times.append(_row(str(batch), ours, dense, naive, peer))
         print(
             f"{batch:>5} {ours:>8.2f} {dense:>8.2f} {naive:>9.1f} {peer:>9.1f} {naive / ours:>11.0f} "
             f"{peer / ours:>11.0f}",
@@ -126,13 +132,16 @@ def main() -> None:
     for name, processes in ways.items():
         ours, dense = medians[name], medians["forward"]
         result[name] = ours / dense
+        times.append(_row(f"64, {processes} workers" if processes else "64", ours, dense))
         how = f"{processes} workers" if processes else f"one process, {workers} threads"
         print(f"{64:>5} {ours:>8.2f} {dense:>8.2f}   {ours / dense:.2f} of a forward pass ({how})", flush=True)
+    sketches: list[Row] = []
     with_sketch = sketched(size, options.channels, options.layers, options.kernel_size)
     for batch in (1, 16, 64):
         calls = {"without": sampling(network, batch), "with": sampling(with_sketch, batch)}
         without, whole = medians_of(calls, options.repeats).values()
         result[f"b{batch}_with_sketch_vs_without"] = whole / without
+        sketches.append({"batch": batch, "with a sketch, s": round(whole, 2), "without, s": round(without, 2)})
         print(f"{batch:>5} {whole:>8.2f} with a sketch, {whole / without:.2f} of {without:.2f} without", flush=True)
     print("microseconds a position at batch 1, by side of the grid:")
     sides = {f"us_per_position_{side}": side for side in (16, 32, 64)}
@@ -140,10 +149,24 @@ def main() -> None:
         name: sampling(prior(side, options.channels, options.layers, options.kernel_size), 1)
         for name, side in sides.items()
     }
+    positions_of: list[Row] = []
     for name, seconds in medians_of(calls, options.repeats).items():
         result[name] = 1e6 * seconds / sides[name] ** 2
+        positions_of.append({"side of the grid": sides[name], "microseconds a position": round(result[name])})
         print(f"{sides[name]:>5} {result[name]:>8.0f}", flush=True)
-    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+    summary = {name: round(value, 3) for name, value in result.items()}
+    finish(parser, options, summary, {"times": times, "sketches": sketches, "positions": positions_of})
+
+
+def _row(batch: str, ours: float, dense: float, naive: float | None = None, peer: float | None = None) -> Row:
+    """A row of the table of times, in seconds a batch."""
+    return {
+        "batch": batch,
+        "sampler, s": round(ours, 2),
+        "one pass, s": round(dense, 2),
+        "one pass a position, s": None if naive is None else round(naive, 1),
+        "MONAI's, s": None if peer is None else round(peer, 1),
+    }
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 
 import torch
 from monai.losses import SSIMLoss
 from skimage.metrics import structural_similarity
 
+from benchmarks.record import Row, add_json_option, finish
 from benchmarks.timing import medians_of
 from monai_vqprior.data import phantom_slice
 from monai_vqprior.losses import ssim_map
@@ -33,9 +33,11 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=8, help="images a batch")
     parser.add_argument("--repeats", type=int, default=9, help="timed calls of each; the median counts")
+    add_json_option(parser)
     options = parser.parse_args()
 
     result = {}
+    rows: list[Row] = []
     print(f"{'size':>6} {'ours, ms':>10} {'MONAI, ms':>10} {'ratio':>7} {'largest difference to scikit-image':>36}")
     for size in options.sizes:
         torch.manual_seed(0)
@@ -58,8 +60,17 @@ def main() -> None:
         ]
         difference = max(abs(float(m) - r) for m, r in zip(means, references, strict=True))
         result[f"ratio_{size}"] = round(peer / ours, 2)
+        rows.append(
+            {
+                "side, pixels": size,
+                "ours, ms": round(ours, 2),
+                "MONAI, ms": round(peer, 2),
+                "times": round(peer / ours, 1),
+                "largest difference to scikit-image": f"{difference:.0e}",
+            }
+        )
         print(f"{size:>6} {ours:>10.2f} {peer:>10.2f} {peer / ours:>7.1f} {difference:>36.1e}")
-    print(json.dumps(result))
+    finish(parser, options, result, {"times": rows})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import time
@@ -30,6 +29,7 @@ from monai.utils import set_determinism
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_megabytes
+from benchmarks.record import add_json_option, finish
 from benchmarks.study import STUDY
 from benchmarks.timing import medians_of
 from benchmarks.training import bundle_parser, run_parser
@@ -42,6 +42,8 @@ from monai_vqprior.networks import AutoencoderVQ
 from monai_vqprior.transforms import BytesToUnit, LoadSliced
 
 Row = dict[str, float]
+#: the summary of a benchmark, and the rows of its table.
+Outcome = tuple[dict[str, Any], list[dict[str, Any]]]
 
 #: MONAI's network as its 2-D VQ-VAE tutorial builds it, with 512 codes.
 TUTORIAL = {
@@ -161,23 +163,32 @@ def line(name: str, row: Row) -> str:
     return f"{name:<36}" + " ".join(f"{figure:>8}" for figure in figures)
 
 
-def compare(options: argparse.Namespace) -> dict[str, Any]:
+def table_row(name: str, row: Row) -> dict[str, Any]:
+    """A row of the table of a record."""
+    digits = {"ssim": 4, "ssim_brain": 4, "psnr": 2, "codes_used": 0, "perplexity": 0, "bits_per_pixel": 4}
+    figures = {key: round(row[key], number) for key, number in digits.items()}
+    return {"network": name, **figures, "images/s": round(row["images_per_second"], 1), "parameters": row["parameters"]}
+
+
+def compare(options: argparse.Namespace) -> Outcome:
     """The default tokenizer beside MONAI's VQVAE, each trained for the same time."""
     size, seconds = options.spatial_size, options.seconds
     print(HEAD, flush=True)
     ours = train_design(options.dataset_dir, size, seconds, {})
     print(line("AutoencoderVQ, train.json", ours), flush=True)
+    rows = [table_row("AutoencoderVQ, train.json", ours)]
     result: dict[str, Any] = {name: ours[name] for name in ("ssim", "ssim_brain", "perplexity", "codes_used")}
     if not options.no_peers:
         fastest = f"{name_of(mixed_precision('cpu'))}, channels_last"
         for name, fast, key in (("as in its tutorial", False, "peer_ssim"), (fastest, True, "peer_fast_ssim")):
             row = train_monai(options.dataset_dir, size, seconds, fast, options.peer_batch)
             print(line(f"MONAI VQVAE, {name}", row), flush=True)
+            rows.append(table_row(f"MONAI VQVAE, {name}", row))
             result[key] = row["ssim"]
-    return result
+    return result, rows
 
 
-def study(options: argparse.Namespace) -> dict[str, Any]:
+def study(options: argparse.Namespace) -> Outcome:
     """One design after another, each a change to the default, trained for the same time."""
     if options.one_core:
         torch.set_num_threads(1)
@@ -187,18 +198,19 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     return train_designs(options)
 
 
-def train_designs(options: argparse.Namespace) -> dict[str, Any]:
+def train_designs(options: argparse.Namespace) -> Outcome:
     """Train and evaluate the designs of the study that were chosen."""
     chosen = {name: change for name, change in STUDY.items() if not options.only or options.only in name}
     if not chosen:
         raise SystemExit(f"no design has {options.only!r} in its name; there are: {'; '.join(STUDY)}.")
     print(HEAD, flush=True)
-    result = {}
+    result, rows = {}, []
     for name, overrides in chosen.items():
         row = train_design(options.dataset_dir, options.spatial_size, options.seconds, overrides)
         print(line(name, row), flush=True)
+        rows.append(table_row(name, row))
         result[name] = round(row["ssim"], 4)
-    return result
+    return result, rows
 
 
 def training_step(network: torch.nn.Module, device: torch.device) -> Callable[[torch.Tensor], None]:
@@ -233,7 +245,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def scaling(options: argparse.Namespace) -> dict[str, Any]:
+def scaling(options: argparse.Namespace) -> Outcome:
     """Time and memory of a training step against image size and batch, beside MONAI's network at the same sizes."""
     device = torch.device(options.device)
     keep_freed_memory()
@@ -242,7 +254,7 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
     peak = 2 * side**3 / medians_of({"": lambda: factor @ factor}, options.repeats, device)[""]
     print(f"{name_of(dtype)} matrix product of {side} x {side}: {peak / 1e12:.2f} TFLOP/s")
     print(f"{'':>14} {'size':>5} {'batch':>6} {'images/s':>9} {'ns a pixel':>11} {'bytes a pixel':>14} {'of peak':>8}")
-    result = {}
+    result, rows = {}, []
     for name, make, shapes in (
         ("AutoencoderVQ", AutoencoderVQ, options.shapes),
         ("MONAI VQVAE", lambda: VQVAE(**TUTORIAL), options.peer_shapes),
@@ -262,8 +274,19 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
             memory = peak_bytes(step, device) / pixels
             figures = f"{batch / seconds:>9.1f} {cost:>11.0f} {memory:>14.0f} {share:>8.2f}"
             print(f"{name:>14} {size:>5} {batch:>6} {figures}", flush=True)
+            rows.append(
+                {
+                    "network": name,
+                    "size": size,
+                    "batch": batch,
+                    "images/s": round(batch / seconds, 1),
+                    "ns a pixel": round(cost),
+                    "bytes a pixel": round(memory),
+                    "of peak": round(share, 2),
+                }
+            )
             result[f"{'' if name == 'AutoencoderVQ' else 'peer_'}ns_per_pixel_{key}"] = round(cost)
-    return result
+    return result, rows
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -299,12 +322,14 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="with --scaling: where to train")
     parser.add_argument("--repeats", type=int, default=9, help="with --scaling: timed steps; the median counts")
+    add_json_option(parser)
     options = parser.parse_args()
     if options.dataset_dir is None and not options.scaling:
         parser.error("--dataset_dir is needed: a folder with keras_png_slices_train and so on.")
     logging.disable(logging.INFO)
-    result = scaling(options) if options.scaling else study(options) if options.study else compare(options)
-    print(json.dumps({key: round(value, 4) for key, value in result.items()}))
+    result, rows = scaling(options) if options.scaling else study(options) if options.study else compare(options)
+    device = torch.device(options.device if options.scaling else "cpu")
+    finish(parser, options, {key: round(value, 4) for key, value in result.items()}, {"networks": rows}, device)
 
 
 if __name__ == "__main__":

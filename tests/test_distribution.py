@@ -101,7 +101,7 @@ def run(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_wheel_holds_the_package_and_the_bundle(dist: Path) -> None:
     names = names_in(next(dist.glob("*.whl")))
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "monai_vqprior").rglob("*.py")}
-    expected |= {f"monai_vqprior/{name}" for name in ("py.typed", "bundle/LICENSE")}
+    expected |= {f"monai_vqprior/{name}" for name in ("py.typed", "report/page.html", "bundle/LICENSE")}
     expected |= {f"monai_vqprior/bundle/models/{name}" for name in ("model.pt", "prior.pt")}
     for folder in ("configs", "docs"):
         expected |= {f"monai_vqprior/bundle/{folder}/{path.name}" for path in (ROOT / "bundle" / folder).iterdir()}
@@ -142,8 +142,8 @@ def test_metadata_of_the_wheel(dist: Path) -> None:
         "docs",
     }
     asked = [line for line in about.get_all("Requires-Dist", []) if "extra ==" not in line]
-    assert {"monai<2,>=1.6", "torch>=2.8", "fire", "tensorboard"} <= set(asked)
-    assert not [line for line in asked if line.startswith(("nibabel", "scikit-image", "onnx", "pytest", "sphinx"))]
+    assert {"monai<2,>=1.6", "torch>=2.8", "fire", "tensorboard", "nibabel", "scikit-image"} <= set(asked)
+    assert not [line for line in asked if line.startswith(("simpleitk", "onnx", "pytest", "sphinx"))]
     assert "vqprior = monai_vqprior.cli:main" in text["entry_points.txt"]
     assert "LICENSE" in text
 

@@ -148,7 +148,9 @@ def test_fields_of_metrics(phantom: Path) -> None:
     slices = SliceDataset(SliceFolder(phantom).datalist("test"), LoadSliced("image"), 32, progress=False)
     measured = dict.fromkeys(("ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used", "perplexity"), 1.0)
     grids = torch.zeros(2, 4, 4).long()
-    summary = summarize("test", slices, measured, 4, code_baselines(grids, grids, 4), measured, measured)
+    summary = summarize(
+        "test", slices, measured, 4, code_baselines(grids, grids, 4), {"black": measured, "mean": measured}
+    )
     assert fields("metrics.json") == set(summary)
 
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from monai_vqprior.handlers.baselines import ConstantBaselines
 from monai_vqprior.handlers.checkpoints import BestWeights, LastState
 from monai_vqprior.handlers.metrics import (
     SSIM,
@@ -32,6 +33,7 @@ __all__ = [
     "BrainSSIM",
     "CodebookPerplexity",
     "CodebookUsage",
+    "ConstantBaselines",
     "CosineBudget",
     "EarlyStop",
     "FinalValidation",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ import torch
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.files import tell, write_text
 from monai_vqprior.metrics import BRAIN_THRESHOLD, histogram_bits, ms_ssim_weights, position_histogram_bits
+from monai_vqprior.report.columns import BASELINE_IMAGES, COLUMNS, columns_of, figures_of, worse_than
 
 __all__ = ["code_baselines", "summarize", "write_metrics"]
 
@@ -50,8 +51,7 @@ def summarize(
     measured: Mapping[str, float],
     num_embeddings: int,
     code_bits: Mapping[str, float],
-    black: Mapping[str, float],
-    mean: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """
     The content of ``metrics.json``.
@@ -59,15 +59,20 @@ def summarize(
     Args:
         split: the evaluated split.
         dataset: its slices.
-        measured: metrics of the evaluating engine; without ``bits_per_code`` there was no prior.
+        measured: metrics of the evaluating engine; without ``bits_per_code`` there was no prior. Numbers that the
+            table of columns does not have, of handlers that a configuration has added, are kept under their names.
         num_embeddings: number of codes.
         code_bits: what :func:`code_baselines` returns.
-        black: ``ssim`` and ``ssim_brain`` of a black image.
-        mean: the same of the mean training image.
+        baselines: metrics of a ``black`` image and of the ``mean`` training image, as
+            :class:`~monai_vqprior.handlers.ConstantBaselines` has measured them.
 
     Returns:
         a dictionary that JSON can hold.
+
+    Raises:
+        KeyError: when a metric was not measured.
     """
+    values = {**measured, "num_embeddings": num_embeddings, **code_bits}
     scales = len(ms_ssim_weights(min(dataset.spatial_size)))
     return {
         "split": split,
@@ -75,11 +80,10 @@ def summarize(
         "subjects": dataset.num_subjects,
         "skipped": dataset.num_skipped,
         "spatial_size": list(dataset.spatial_size),
-        **{key: _number(measured[key]) for key in ("ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used")},
-        "num_embeddings": num_embeddings,
-        "perplexity": _number(measured["perplexity"]),
-        "bits_per_code": _number(measured.get("bits_per_code")),
-        **{key: _number(value) for key, value in code_bits.items()},
+        **{
+            column.key: _number(values[column.key] if column.required else values.get(column.key))
+            for column in columns_of(values)
+        },
         "ssim_definition": (
             "Wang et al. 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 0.01, K2 0.03, population covariance, "
             "data range 1, windows inside the image only, mean over the windows of a slice, then over slices; "
@@ -87,8 +91,8 @@ def summarize(
             f"{scales} scales"
         ),
         "baselines": {
-            name: {key: _number(values[key]) for key in ("ssim", "ssim_brain")}
-            for name, values in (("black", black), ("mean", mean))
+            name: {column.key: _number(baselines[name][column.key]) for column in COLUMNS if column.images}
+            for name in BASELINE_IMAGES
         },
     }
 
@@ -102,35 +106,22 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
         summary: what :func:`summarize` returns.
     """
     write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    black, mean = summary["baselines"]["black"], summary["baselines"]["mean"]
-
-    def show(value: float | None, form: str = ".4f", missing: str = "no value") -> str:
-        return missing if value is None else format(value, form)
-
-    tell(
-        f"{summary['split']}: {summary['slices']} slices of {summary['subjects']} subjects\n"
-        f"  mean SSIM      {show(summary['ssim'])}   (black image {show(black['ssim'])}, mean image "
-        f"{show(mean['ssim'])})\n"
-        f"  brain SSIM     {show(summary['ssim_brain'])}   (black image {show(black['ssim_brain'])}, mean image "
-        f"{show(mean['ssim_brain'])})\n"
-        f"  MS-SSIM        {show(summary['ms_ssim'])}\n"
-        f"  PSNR           {show(summary['psnr'], '.2f')} dB\n"
-        f"  codes used     {summary['codes_used']} of {summary['num_embeddings']}, perplexity "
-        f"{show(summary['perplexity'], '.0f')}\n"
-        f"  bits per code  {show(summary['bits_per_code'], '.3f', 'no prior yet')}   (histogram "
-        f"{show(summary['bits_per_code_histogram'], '.3f')}, histogram of each position "
-        f"{show(summary['bits_per_code_position_histogram'], '.3f')})\n"
-        f"{_verdict(summary)}"
-        f"  written to {path}"
-    )
+    rows = list(figures_of(summary))
+    width = max(len(label) for label, _ in rows)
+    heads = ["reconstructions", *BASELINE_IMAGES.values()]
+    lines = [
+        f"{summary['split']}: {summary['slices']} slices of {summary['subjects']} subjects",
+        _line("", heads, width),
+        *(_line(label, figures, width) for label, figures in rows),
+        *(f"  {column.label}: no better than {other}. Train longer." for column, other in worse_than(summary)),
+        f"  written to {path}",
+    ]
+    tell("\n".join(lines))
 
 
-def _verdict(summary: Mapping[str, Any]) -> str:
-    """A line about a prior that has learned less than where codes are, or none."""
-    bits, to_beat = summary["bits_per_code"], summary["bits_per_code_position_histogram"]
-    if bits is None or to_beat is None or bits < to_beat:
-        return ""
-    return "  the prior is worse than the histogram of each position, its samples will be noise: train it longer\n"
+def _line(label: str, figures: Sequence[str], width: int) -> str:
+    """A line of the table on the terminal."""
+    return f"  {label:<{width}}{''.join(f'{figure:>22}' for figure in figures)}".rstrip()
 
 
 def _number(value: float | None) -> float | None:

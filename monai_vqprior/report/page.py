@@ -13,44 +13,21 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, indent, tostring
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from monai_vqprior.errors import InputError, reason_of
 from monai_vqprior.files import check_writable, open_picture, read_json, tell, write_text
+from monai_vqprior.report.columns import BASELINE_IMAGES, figure, figures_of, text_of
 from monai_vqprior.report.neighbors import DISTANCES
-from monai_vqprior.values import Kind, number, optional
 
 __all__ = ["write_report"]
 
 # neighbors.json has an entry for each sample.
 _MOST_BYTES = 2**28
-_NUMBER = optional(number(-1e12, 1e12))
-_LINE = Kind("text in one line", lambda value: isinstance(value, str) and value.isprintable())
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } td, th { padding: .25rem 1rem .25rem 0; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% } p.note { color: #666 }
-"""
-
-_ROWS = (
-    ("ssim", "SSIM, mean over the slices", "{:.4f}"),
-    ("ssim_brain", "SSIM over brain windows", "{:.4f}"),
-    ("ms_ssim", "multi-scale SSIM", "{:.4f}"),
-    ("psnr", "PSNR, dB", "{:.2f}"),
-    ("codes_used", "codes used", "{:.0f}"),
-    ("num_embeddings", "codes in the codebook", "{:.0f}"),
-    ("perplexity", "perplexity of the codes", "{:.1f}"),
-    ("bits_per_code", "bits a code under the prior", "{:.3f}"),
-    ("bits_per_code_histogram", "bits a code under the histogram of the codes", "{:.3f}"),
-    ("bits_per_code_position_histogram", "bits a code under the histogram of each position", "{:.3f}"),
-)
-
-# What is shown where a value is missing.
-_ABSENT = {"bits_per_code": "no prior yet"}
 
 _PICTURES = (
     (
@@ -82,35 +59,36 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
         InputError: when the folder has none of them, or one of them cannot be read.
     """
     folder = Path(output_dir)
-    parts = _tables(folder / "metrics.json", _metrics_table, "evaluate")
-    for name, title, note in _PICTURES:
-        if (folder / name).is_file():
-            parts += _picture(folder / name, title, note)
-    parts += _tables(folder / "neighbors.json", _neighbors_table, "neighbors")
-    if not parts:
+    metrics = _read(folder / "metrics.json", _metrics, "evaluate")
+    pictures = [_picture(folder / name, title, note) for name, title, note in _PICTURES if (folder / name).is_file()]
+    neighbors = _read(folder / "neighbors.json", _neighbors, "neighbors")
+    if not (metrics or pictures or neighbors):
         raise InputError(f"{folder} holds no results: run `vqprior evaluate`, `reconstruct` or `sample` first.")
     check_writable(folder)
     # The name of a folder may be no UTF-8.
     name = os.fsencode(folder.name).decode("utf-8", errors="replace")
-    page = _element(
-        "html",
-        _element("meta", charset="utf-8"),
-        _element("title", f"vqprior: {name}"),
-        _element("style", _STYLE),
-        _element("h1", f"Report of {name}"),
-        *parts,
-        lang="en",
-    )
-    indent(page, "")
-    path = write_text(folder / "report.html", "<!doctype html>\n" + tostring(page, "unicode", "html"))
+    page = _render(name=name, metrics=metrics, pictures=pictures, neighbors=neighbors)
+    path = write_text(folder / "report.html", page)
     tell(f"report written to {path}")
     return path
 
 
-def _tables(path: Path, make: Callable[[Any], list[Element]], command: str) -> list[Element]:
-    """What a table makes of a JSON file, or nothing where there is no such file."""
+def _render(**values: Any) -> str:
+    """The page: ``page.html`` with these values, all of which are escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html").render(values)
+
+
+def _read(path: Path, make: Callable[[Any], dict[str, Any]], command: str) -> dict[str, Any] | None:
+    """What the page shows of a JSON file, or None where there is no such file."""
     if not path.is_file():
-        return []
+        return None
     advice = f"run `vqprior {command}` again"
     content = read_json(path, advice, most_bytes=_MOST_BYTES)
     try:
@@ -120,90 +98,36 @@ def _tables(path: Path, make: Callable[[Any], list[Element]], command: str) -> l
         raise InputError(f"{path} cannot be read ({told}): {advice}.") from error
 
 
-def _element(tag: str, *content: str | Element, **attributes: str) -> Element:
-    """
-    An element of the page.
-
-    Args:
-        tag: its name.
-        content: text, which is always escaped when the page is written; and elements.
-        attributes: likewise escaped; ``class_`` stands for ``class``.
-    """
-    element = Element(tag, {name.rstrip("_"): value for name, value in attributes.items()})
-    for part in content:
-        if isinstance(part, Element):
-            element.append(part)
-        elif len(element):
-            element[-1].tail = (element[-1].tail or "") + part
-        else:
-            element.text = (element.text or "") + part
-    return element
+def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics, beside those of the constant images."""
+    return {
+        "split": text_of(metrics, "split"),
+        "slices": figure(metrics, "slices", ".0f"),
+        "subjects": figure(metrics, "subjects", ".0f"),
+        "heads": ["", "reconstructions", *BASELINE_IMAGES.values()],
+        "rows": list(figures_of(metrics)),
+        "definition": text_of(metrics, "ssim_definition"),
+    }
 
 
-def _row(label: str, *figures: str) -> Element:
-    """A row of a table: what it is about, and figures."""
-    return _element("tr", _element("td", label), *(_element("td", figure, class_="number") for figure in figures))
-
-
-def _grid(titles: Sequence[str], rows: Sequence[Element]) -> Element:
-    """A table below its titles."""
-    return _element("table", _element("tr", *(_element("th", title) for title in titles)), *rows)
-
-
-def _note(text: str) -> Element:
-    return _element("p", text, class_="note")
-
-
-def _text(content: Mapping[str, Any], key: str) -> str:
-    """A text in a file: one line."""
-    _LINE.check(key, content[key])
-    return str(content[key])
-
-
-def _figure(content: Mapping[str, Any], key: str, form: str, absent: str = "") -> str:
-    """A number in a file as it is shown, or what is shown where it is null."""
-    _NUMBER.check(key, content[key])
-    return absent if content[key] is None else form.format(content[key])
-
-
-def _neighbors_table(content: Mapping[str, Any]) -> list[Element]:
+def _neighbors(content: Mapping[str, Any]) -> dict[str, Any]:
     """How near samples are to training slices, beside how near slices of unseen subjects are."""
     summary = content["summary"]
-    names = ("median", "quantile_5_percent", "minimum")
-    rows = []
-    for key, label in DISTANCES:
-        told = summary[key]
-        rows.append(_row(label, *("" if told is None else _figure(told, name, "{:.4f}") for name in names)))
-    ratio = _figure(summary, "ratio", "{:.3f}", "no value")
-    return [
-        _element("p", f"{_figure(summary, 'samples', '{:.0f}')} samples; distance: {_text(summary, 'distance')}."),
-        _grid(["", "median", "5 % quantile", "minimum"], rows),
-        _note(
-            f"Ratio of the medians, samples to validation slices: {ratio}. About 1: samples are as far from the "
-            "training slices as slices of unseen subjects are; well below 1: they are nearer, as they are when the "
-            "prior has memorized training slices."
-        ),
-    ]
+    statistics = ("median", "quantile_5_percent", "minimum")
+    return {
+        "samples": figure(summary, "samples", ".0f"),
+        "distance": text_of(summary, "distance"),
+        "heads": ["", "median", "5 % quantile", "minimum"],
+        "rows": [
+            (label, ["" if summary[key] is None else figure(summary[key], name, ".4f") for name in statistics])
+            for key, label in DISTANCES
+        ],
+        "ratio": figure(summary, "ratio", ".3f", "no value"),
+    }
 
 
-def _metrics_table(metrics: Mapping[str, Any]) -> list[Element]:
-    """The metrics, beside those of a black and of the mean image."""
-    rows = []
-    for key, label, form in _ROWS:
-        baselines = (metrics["baselines"][name] for name in ("black", "mean"))
-        figures = [_figure(baseline, key, form) if key in baseline else "" for baseline in baselines]
-        rows.append(_row(label, _figure(metrics, key, form, _ABSENT.get(key, "no value")), *figures))
-    slices, subjects = (_figure(metrics, key, "{:.0f}") for key in ("slices", "subjects"))
-    return [
-        _element("h2", "Metrics"),
-        _element("p", f"Split “{_text(metrics, 'split')}”: {slices} slices of {subjects} subjects."),
-        _grid(["", "reconstructions", "black image", "mean training image"], rows),
-        _note(f"SSIM: {_text(metrics, 'ssim_definition')}."),
-    ]
-
-
-def _picture(path: Path, title: str, note: str) -> list[Element]:
-    """A picture, inside the page."""
+def _picture(path: Path, title: str, note: str) -> dict[str, str]:
+    """A picture, to be put inside the page."""
     try:
         with open_picture(path, ["PNG"]) as image:
             image.verify()
@@ -212,5 +136,4 @@ def _picture(path: Path, title: str, note: str) -> list[Element]:
         raise
     except Exception as error:  # Pillow raises nearly anything about a damaged picture
         raise InputError(f"{path} cannot be read as a PNG picture ({type(error).__name__}): remove it.") from error
-    source = f"data:image/png;base64,{data}"
-    return [_element("h2", title), _note(note), _element("img", alt=title, src=source)]
+    return {"title": title, "note": note, "data": data}

@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from monai_vqprior.engines import component_config, fingerprint, joined_processes
-from monai_vqprior.errors import InputError, needs_extra
+from monai_vqprior.errors import InputError
 from monai_vqprior.files import atomic_path, read_json, tell, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, num_draws
@@ -78,16 +78,12 @@ def write_samples(
 
     Raises:
         InputError: when ``num_samples`` is not positive, the conditions do not fit, there is an earlier run that is
-            neither resumed nor replaced, or the run to resume was drawn with other settings; with ``nifti`` also when
-            nibabel is not installed.
+            neither resumed nor replaced, or the run to resume was drawn with other settings.
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be at least 1, got {num_samples}.")
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict one another: pass one of them.")
-    if nifti:
-        with needs_extra("volumes", "--nifti"):
-            import nibabel  # noqa: F401  # before anything is drawn
     conditions = condition_rows(labels, values, num_samples, needed=inferer.guidance_scale != 1)
     settings = {
         "num_samples": num_samples,

@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import pytest
 import torch
 
 from monai_vqprior.data import SliceDataset
-from monai_vqprior.report import code_baselines, summarize, write_metrics
+from monai_vqprior.report import code_baselines, summarize, write_metrics, write_report
 
 KEYS = {
     *("split", "slices", "subjects", "skipped", "spatial_size", "ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used"),
@@ -28,7 +30,7 @@ KEYS = {
     *("ssim_definition", "baselines"),
 }
 BITS = {"bits_per_code_histogram": 8.0, "bits_per_code_position_histogram": 5.0}
-SCORES = {"ssim": 0.1, "ssim_brain": 0.2}
+BASELINES = {name: {"ssim": 0.1, "ssim_brain": 0.2} for name in ("black", "mean")}
 
 
 class TestCodeBaselines:
@@ -80,7 +82,7 @@ class TestSummarize:
 
     def test_without_a_prior(self, dataset: SliceDataset, measured: dict[str, float]) -> None:
         del measured["bits_per_code"]
-        summary = summarize("validate", dataset, measured, 512, BITS, SCORES, SCORES)
+        summary = summarize("validate", dataset, measured, 512, BITS, BASELINES)
         assert summary["bits_per_code"] is None
         assert set(summary) == KEYS
 
@@ -88,7 +90,20 @@ class TestSummarize:
     def test_a_metric_that_was_not_measured(self, dataset: SliceDataset, measured: dict[str, float], key: str) -> None:
         del measured[key]
         with pytest.raises(KeyError, match=key):
-            summarize("test", dataset, measured, 512, BITS, SCORES, SCORES)
+            summarize("test", dataset, measured, 512, BITS, BASELINES)
+
+    def test_a_metric_that_a_configuration_adds(
+        self, dataset: SliceDataset, measured: dict[str, float], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        """It needs no other entry: it is in the file, on the terminal and on the page."""
+        more = {"mse": 0.012345, "nothing": math.nan, "histogram": torch.ones(2)}
+        summary = summarize("test", dataset, measured | more, 512, BITS, BASELINES)
+        assert set(summary) == KEYS | {"mse", "nothing"}
+        assert (summary["mse"], summary["nothing"]) == (0.012345, None)
+        write_metrics(tmp_path / "metrics.json", summary)
+        assert "mse 0.01235\n" in re.sub(" +", " ", capsys.readouterr().out)
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert '<tr><td>mse</td><td class="number">0.01235</td>' in page
 
 
 class TestWriteMetrics:
@@ -105,12 +120,17 @@ class TestWriteMetrics:
         lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
         assert lines == [
             "test: 5 slices of 2 subjects",
-            "mean SSIM 0.9542 (black image 0.3219, mean image 0.5432)",
-            "brain SSIM 0.9234 (black image 0.0011, mean image 0.3456)",
-            "MS-SSIM 0.9877",
-            "PSNR 29.88 dB",
-            "codes used 500 of 512, perplexity 322",
-            "bits per code 5.432 (histogram 8.071, histogram of each position 5.913)",
+            "reconstructions black image mean training image",
+            "SSIM, mean over the slices 0.9542 0.3219 0.5432",
+            "SSIM over brain windows 0.9234 0.0011 0.3456",
+            "multi-scale SSIM 0.9877",
+            "PSNR, dB 29.88",
+            "codes used 500",
+            "codes in the codebook 512",
+            "perplexity of the codes 321.7",
+            "bits a code under the prior 5.432",
+            "bits a code under the histogram of the codes 8.071",
+            "bits a code under the histogram of each position 5.913",
             f"written to {tmp_path / 'metrics.json'}",
         ]
 
@@ -118,5 +138,31 @@ class TestWriteMetrics:
         self, tmp_path: Path, summary: dict[str, Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         write_metrics(tmp_path / "metrics.json", summary | {"bits_per_code": None})
-        assert "bits per code  no prior yet   (histogram 8.071" in capsys.readouterr().out
+        assert "bits a code under the prior no prior yet\n" in re.sub(" +", " ", capsys.readouterr().out)
         assert json.loads((tmp_path / "metrics.json").read_text())["bits_per_code"] is None
+
+    @pytest.mark.parametrize(
+        ("changes", "label", "other"),
+        [
+            (
+                {"bits_per_code": 5.9134},
+                "bits a code under the prior",
+                "bits a code under the histogram of each position",
+            ),
+            ({"ssim": 0.5}, "SSIM, mean over the slices", "mean training image"),
+            ({"ssim_brain": 0.001}, "SSIM over brain windows", "black image"),
+        ],
+    )
+    def test_says_what_is_no_better_than_its_baseline(
+        self,
+        tmp_path: Path,
+        summary: dict[str, Any],
+        capsys: pytest.CaptureFixture[str],
+        changes: dict[str, float],
+        label: str,
+        other: str,
+    ) -> None:
+        write_metrics(tmp_path / "metrics.json", summary)
+        assert "no better" not in capsys.readouterr().out
+        write_metrics(tmp_path / "metrics.json", summary | changes)
+        assert f"  {label}: no better than {other}. Train longer.\n" in capsys.readouterr().out

@@ -1,0 +1,139 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.prior import Transformer
+from benchmarks.record import make_record
+from benchmarks.tables import DOCUMENTS, RESULTS, ROOT, filled, records_of
+from monai_vqprior.errors import InputError
+
+FIELDS = {"command", "date", "commit", "machine", "versions", "summary", "tables"}
+RECORDS = sorted(RESULTS.glob("*.json"))
+
+
+def half_a_second(calls: Mapping[str, Callable[[], object]], *_: object) -> dict[str, float]:
+    """In the place of ``medians_of``: each call once, whatever the machine is busy with."""
+    for call in calls.values():
+        call()
+    return dict.fromkeys(calls, 0.5)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", *map(str, words)])
+    gpu.main()
+
+
+def test_the_benchmark_of_a_gpu_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it runs once; what takes half a second each has the rates of the table."""
+    monkeypatch.setattr(gpu, "medians_of", half_a_second)
+    path = tmp_path / "new" / "gpu.json"
+    run(monkeypatch, "--device", "cpu", "--quick", "--json", path)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert set(record) == FIELDS
+    assert record["command"] == "python -m benchmarks.gpu --device cpu --quick"
+    assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert record["machine"]["threads"] == torch.get_num_threads()
+    tables = record["tables"]
+    assert [(row["network"], row["batch"]) for row in tables["autoencoders"]] == [
+        ("AutoencoderVQ", 2), ("MONAI VQVAE", 2),
+    ]  # fmt: skip
+    assert [row["images/s"] for row in tables["autoencoders"]] == [4, 4]
+    assert [row["codes/s"] for row in tables["priors"]] == [2 * 2 * 8 * 8] * 2
+    assert [(row["batch"], row["samples/s"]) for row in tables["samplers"]] == [(1, 2), (3, 6)]
+    assert all(row["MONAI's, samples/s"] > 0 for row in tables["samplers"])
+    # Two operations for a weight and a position forward and four backward; of 12 layers of attention two products.
+    weights = sum(p.numel() for p in Transformer(512, 64).network.parameters() if p.dim() > 1) - (513 + 64) * 96
+    operations = 6 * weights * 2 * 64 + 6 * 12 * 2 * 2 * 64**2 * 96
+    assert tables["priors"][1]["of peak"] == pytest.approx(operations / (2 * 256**3), abs=1e-3)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == record["summary"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^torch \S+ finds no CUDA device, [^\n]*$"):
+        run(monkeypatch, "--quick")
+
+
+def test_the_command_of_a_record_has_no_path(tmp_path: Path) -> None:
+    words = ["--json", "a.json", "--dataset_dir", str(tmp_path), "--table", "no/such.csv", "--only", "two levels"]
+    record = make_record("python -m benchmarks.x", words, {}, {})
+    assert record["command"] == "python -m benchmarks.x --dataset_dir DIR --table DIR --only 'two levels'"
+    assert make_record("x", ["--json=a.json"], {}, {})["command"] == "x"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A folder with one record of one table."""
+    rows: list[dict[str, Any]] = [
+        {"network": "ours", "ms": 3.0, "times": 1.25},
+        {"network": "theirs", "ms": None, "peak": 12},
+    ]
+    (tmp_path / "one.json").write_text(json.dumps(make_record("python -m benchmarks.one", [], {}, {"steps": rows})))
+    return tmp_path
+
+
+def test_a_table_is_made_of_a_record(results: Path) -> None:
+    text = "Before.\n\n<!-- table: one.json steps -->\nold\n<!-- end of table -->\n\nAfter.\n"
+    new = filled(text, results)
+    assert re.fullmatch(
+        r"Before\.\n\n<!-- table: one\.json steps -->\n\n"
+        r"\| network \| ms \| times \| peak \|\n\| --- \| --- \| --- \| --- \|\n"
+        r"\| ours \| 3 \| 1\.25 \|  \|\n\| theirs \|  \|  \| 12 \|\n\n"
+        r"`python -m benchmarks\.one` on .*, torch .*\.\n\n<!-- end of table -->\n\nAfter\.\n",
+        new,
+    )
+    assert filled(new, results) == new
+    assert list(records_of(new)) == ["one.json"]
+
+
+def test_a_table_without_a_record(results: Path) -> None:
+    with pytest.raises(InputError, match=r"two\.json"):
+        filled("<!-- table: two.json steps -->\n<!-- end of table -->", results)
+    with pytest.raises(KeyError, match="other"):
+        filled("<!-- table: one.json other -->\n<!-- end of table -->", results)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_agree_with_the_records(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert filled(text) == text, "run make tables"
+    assert text.count("<!-- table:") == text.count("<!-- end of table -->") == len(list(records_of(text)))
+
+
+def test_the_fields_of_a_record_are_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "output-files.md").read_text(encoding="utf-8")
+    section = page.split("## Records of benchmarks\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == FIELDS
+
+
+def test_each_record_is_complete_and_shown() -> None:
+    shown = {name for path in DOCUMENTS for name in records_of(path.read_text(encoding="utf-8"))}
+    assert {path.name for path in RECORDS} == shown
+    for path in RECORDS:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert set(record) == FIELDS, path
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"]), path
+        assert record["command"].startswith("python -m benchmarks."), path
