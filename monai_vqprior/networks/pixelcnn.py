@@ -24,8 +24,9 @@ from monai.utils import ensure_tuple_rep
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import GatedLayer, shift
-from monai_vqprior.networks.condition_dropout import drop_conditions
+from monai_vqprior.networks.condition_dropout import drop_conditions, drop_contexts
 from monai_vqprior.networks.raster import RasterRun
+from monai_vqprior.networks.scripting import is_scripting
 
 __all__ = ["GatedPixelCNN"]
 
@@ -292,8 +293,8 @@ class GatedPixelCNN(nn.Module):
         if context.shape[0] != batch_size:
             raise ValueError(f"context must be of {batch_size} grids, got {context.shape[0]}.")
         known = (context >= 0).flatten(1).any(1)  # (B,)
-        if not torch.jit.is_scripting() and self.training and self.context_dropout > 0:
-            known = known & (torch.rand(batch_size, device=context.device) >= self.context_dropout)
+        if not is_scripting() and self.training:
+            known = drop_contexts(known, self.context_dropout)
         shape = [batch_size, 1]
         shape += [1] * self.spatial_dims
         return self.position + torch.where(known.view(shape), network(context), 0.0)
@@ -310,7 +311,7 @@ class GatedPixelCNN(nn.Module):
         conditions: list[torch.Tensor | None] = [None for _ in self.layers]
         if len(self.condition_heads) == 0:
             return conditions
-        if not torch.jit.is_scripting() and self.training:
+        if not is_scripting() and self.training:
             labels, values = drop_conditions(labels, values, self.condition_dropout)
         hidden = self.position.new_zeros([batch_size, self.position.shape[1]])  # (B, C)
         if labels is not None:
