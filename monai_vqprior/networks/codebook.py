@@ -232,7 +232,8 @@ class EMACodebook(nn.Module):
 
     def _commitment_loss(self, squared_distances: torch.Tensor) -> torch.Tensor:
         """Weighted mean square of what vectors and codes differ by, of their squared distances (N,); 0 without any."""
-        return self.commitment_cost * squared_distances.sum() / max(1, squared_distances.shape[0] * self.embedding_dim)
+        number = squared_distances.shape[0] * self.embedding_dim
+        return self.commitment_cost * (squared_distances.sum() / max(1, number))
 
     def _as_grids(
         self, z: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, loss: torch.Tensor
