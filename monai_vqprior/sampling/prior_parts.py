@@ -69,9 +69,9 @@ class SampledPrior(Protocol):
     #: of the codes, (K, C).
     embedding: nn.Embedding
     layers: nn.ModuleList
-    #: what comes after each layer: an attention, or ``nn.Identity``.
+    #: an attention after each layer, or ``nn.Identity``.
     attentions: nn.ModuleList
-    #: SiLU, 1x1 convolution, SiLU, 1x1 convolution.
+    #: SiLU and a 1x1 convolution, twice.
     head: nn.Sequential
     #: 1x1 convolution of what passed the gates of all layers, or None.
     skip: nn.Module | None
