@@ -346,5 +346,5 @@ def _check_probabilities(**probabilities: float) -> None:
 
 
 def _listed(sizes: list[int]) -> str:
-    """Sizes as an error message names them."""
+    """Sizes as an error message names them, joined here because TorchScript formats no tuples."""
     return ", ".join([str(size) for size in sizes])

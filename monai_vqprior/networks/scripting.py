@@ -13,10 +13,10 @@
 The seam to TorchScript, which PyTorch has deprecated and the checks of MONAI's model zoo still use.
 
 A scripted network is for use, not for training: no code follows, no gradient passes, nothing is dropped, and no
-autocast is on. Whatever the networks do for TorchScript goes by the names of this module, so that it can be removed in
-one step: with them go the branches under :func:`is_scripting`, the decorators ``export``, and four workarounds that
-name TorchScript in a comment (``zip`` without ``strict``, annotations of buffers in ``__init__``, ``fold`` and
-``unfold``, and lists that are built for error messages).
+autocast is on. What the networks do for TorchScript goes by the names of this module, so that it can be removed in one
+step: the branches under :func:`is_scripting` and the decorators ``export``. With them go what says TorchScript in a
+comment or docstring: ``zip`` without ``strict``, annotations of buffers in ``__init__``, ignored attributes of
+codebooks, ``fold`` and ``unfold``, and the texts of sizes in errors.
 """
 
 from __future__ import annotations
