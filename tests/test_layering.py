@@ -26,6 +26,7 @@ PACKAGE = Path(monai_vqprior.__file__).parent
 ORDER = [
     ["errors", "files", "values"],
     ["data", "transforms", "volumes"],
+    ["sampling"],
     ["networks"],
     ["losses"],
     ["engines", "inferers", "metrics"],

@@ -75,7 +75,7 @@ TARGETS: list[dict[str, Any]] = [
     *({"codebook": {"_target_": target}} for target in (CODE, "@network_def", "%train.json::run", 3, None, [EMA], "")),
     *(
         codebook(_target_=target)
-        for target in ("EMACodebook", "monai_vqprior.networks.GatedPixelCNN", "monai_vqprior.networks.codebook.math.e")
+        for target in ("EMACodebook", "monai_vqprior.networks.GatedPixelCNN", "monai_vqprior.networks.fsq.math.e")
     ),
     {"codebook": {"levels": [8, 8, 8]}},
     {"codebook": EMA},

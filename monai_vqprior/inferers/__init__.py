@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from monai_vqprior.inferers.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
 from monai_vqprior.inferers.likelihood import code_log_likelihood, code_map, reading_order
 from monai_vqprior.inferers.prior import VQPriorInferer, num_draws
 from monai_vqprior.inferers.tokenizer import (
@@ -21,6 +20,7 @@ from monai_vqprior.inferers.tokenizer import (
     encode_grids,
     encode_views,
 )
+from monai_vqprior.sampling.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
 
 __all__ = [
     "ConstantInferer",

@@ -12,22 +12,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils.ordering import Ordering
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.inferers.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms
 from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
-from monai_vqprior.inferers.rows import NOTHING, Rows, condition_rows, given_rows, tile_rows
-from monai_vqprior.inferers.workers import map_in_workers
 from monai_vqprior.losses import code_bits
+from monai_vqprior.sampling.conditioning import Conditioning, Rows
+from monai_vqprior.sampling.draws import draw_codes, keep_top_k, keep_top_p
+from monai_vqprior.sampling.tiles import Tile, TileSampler, num_draws, tiles_of
+from monai_vqprior.sampling.workers import map_in_workers
 
 __all__ = ["VQPriorInferer", "num_draws"]
 
@@ -205,15 +203,13 @@ class VQPriorInferer(Inferer):
                 the codes before it alone.
             indices: numbers of the samples to draw.
             seed: seed of the run.
-            labels: a class for each label of the network, -1 where it is missing; one row for all samples or one
-                for each index; None where the network has no labels or all are missing.
-            values: a number for each continuous condition, NaN where it is missing; for all samples or each index.
+            labels: see :class:`~monai_vqprior.sampling.Conditioning`, as ``values``, ``given`` and ``mask``.
+            values: continuous conditions.
             spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position of each tile, for a progress bar; of a tile that a worker drew, for
                 all of its positions once it is there.
-            given: codes to keep, (*grid) for all samples or (number of indices, *grid); of any value where they are
-                not kept.
-            mask: True where the given code is kept, False where one is drawn; bool, for all samples or each.
+            given: codes to keep.
+            mask: where they are kept.
 
         Returns:
             (number of indices, *grid) int64.
@@ -224,7 +220,10 @@ class VQPriorInferer(Inferer):
                 on another device than a CPU.
         """
         wanted = list(indices)
-        tiles = self.sample_tiles(network, wanted, seed, labels, values, spatial_size, on_position, given, mask)
+        conditioning = Conditioning(labels, values, given, mask)
+        tiles = self.sample_tiles(
+            network, wanted, seed, conditioning=conditioning, spatial_size=spatial_size, on_position=on_position
+        )
         device = next(network.parameters()).device
         samples = torch.zeros(len(wanted), *_grid_size(network, spatial_size), dtype=torch.long, device=device)
         for rows, grids in tiles:
@@ -236,113 +235,60 @@ class VQPriorInferer(Inferer):
         network: Any,
         indices: Iterable[int],
         seed: int = 0,
-        labels: Rows | None = None,
-        values: Rows | None = None,
+        *,
+        conditioning: Conditioning | None = None,
         spatial_size: Sequence[int] | None = None,
         on_position: Callable[[], object] | None = None,
-        given: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
+        **parts: Any,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """
         Draw the samples of :meth:`sample` tile by tile, so that memory does not grow with their number.
 
         The arguments and the errors are those of :meth:`sample`; errors are raised before anything is drawn.
 
+        Args:
+            network: the prior.
+            indices: numbers of the samples to draw.
+            seed: seed of the run.
+            conditioning: labels, values, given codes and their mask.
+            spatial_size: size of the grids, for networks that have none of their own.
+            on_position: called after each position.
+            **parts: the parts of a ``conditioning``, as :meth:`sample` takes them, in its place.
+
         Returns:
             an iterator over the tiles. Each is a pair of numbers of rows, those of what :meth:`sample` returns, and the
             grids of these rows, (rows, *grid) int64.
         """
+        if conditioning is None:
+            conditioning = Conditioning(**parts)
+        elif parts:
+            raise InputError(f"conditioning must have all of its parts itself, got {', '.join(parts)} beside it.")
         wanted = list(indices)
         if seed < 0 or any(index < 0 for index in wanted):
             raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
         size = _grid_size(network, spatial_size)
-        rows = condition_rows(labels, values, len(wanted), needed=self.guidance_scale != 1)
-        rows |= given_rows(given, mask, len(wanted), size, getattr(network, "num_embeddings", None))
+        num_codes = getattr(network, "num_embeddings", None)
+        rows = conditioning.rows(len(wanted), size, num_codes, condition_needed=self.guidance_scale != 1)
         device = next(network.parameters()).device
         if self.num_workers and device.type != "cpu":
             raise InputError(f"num_workers must be 0 on {device.type}, got {self.num_workers}: workers are for a CPU.")
         network.eval()
+        sampler = TileSampler(network, self.draw, self.guidance_scale, self.tile_size, seed, rows, size)
+        tiles = tiles_of(wanted, self.tile_size, rows_differ=any(len(part) > 1 for part in rows.values()))
+        return self._drawn(sampler, tiles, on_position or (lambda: None))
 
-        # An index that comes again is another grid only where the rows may differ.
-        differ = any(len(part) > 1 for part in rows.values())
-        repeats: Counter[int] = Counter()
-        tiles: dict[tuple[int, int], list[tuple[int, int]]] = {}  # the rows that are asked for, and their places
-        for row, index in enumerate(wanted):
-            tile, place = divmod(index, self.tile_size)
-            tiles.setdefault((tile, repeats[index]), []).append((row, place))
-            repeats[index] += differ
-        return self._draw(network, seed, rows, size, [(tile, tiles[tile, n]) for tile, n in sorted(tiles)], on_position)
-
-    def _draw(
-        self,
-        network: Any,
-        seed: int,
-        rows: Mapping[str, torch.Tensor],
-        size: tuple[int, ...],
-        tiles: Sequence[tuple[int, list[tuple[int, int]]]],
-        on_position: Callable[[], object] | None,
+    def _drawn(
+        self, sampler: TileSampler, tiles: Sequence[Tile], report: Callable[[], object]
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """What :meth:`sample_tiles` returns, for tiles with the requested rows and their places."""
-        report = on_position or (lambda: None)
-        if self.num_workers:
-            drawn = map_in_workers(partial(self._sample_tile, network, seed, rows, size), tiles, self.num_workers)
-        else:
-            drawn = (self._sample_tile(network, seed, rows, size, tile, report) for tile in tiles)
-        for (_, pairs), grids in zip(tiles, drawn, strict=True):
-            if self.num_workers:
-                for _ in range(num_draws(network, size)):
-                    report()
-            yield [row for row, _ in pairs], grids[[place for _, place in pairs]]
-
-    @torch.no_grad()
-    def _sample_tile(
-        self,
-        network: Any,
-        seed: int,
-        rows: Mapping[str, torch.Tensor],
-        size: tuple[int, ...],
-        tile: tuple[int, list[tuple[int, int]]],
-        on_position: Callable[[], object] | None = None,
-    ) -> torch.Tensor:
-        """All grids of a tile, (tile_size, *grid), of which some are requested, by row and place."""
-        device = next(network.parameters()).device
-        number = self.tile_size
-        length = num_draws(network, size)
-        first, asked = tile[0] * number, tile[1]
-        conditions = tile_rows(rows, {place: row for row, place in asked}, number)
-        uniforms = np.stack([sample_uniforms(seed, first + place, length) for place in range(number)], axis=1)
-        draws = torch.from_numpy(uniforms).to(device).unbind(0)  # of each position, (tile,)
-
-        kept: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * length  # mask and codes (tile,)
-        if "mask" in conditions:
-            given, mask = (conditions.pop(name).to(device) for name in ("given", "mask"))  # (tile, *grid)
-            if hasattr(network, "given_draws"):
-                given, mask = network.given_draws(given, mask)
-            some = mask.flatten(1).any(0).tolist()
-            pairs = zip(mask.flatten(1).t(), given.flatten(1).t(), strict=True)  # of each draw, (tile,)
-            kept = [pair if any_kept else None for pair, any_kept in zip(pairs, some, strict=True)]
-        guided = self.guidance_scale != 1
-
-        def choose(position: int, logits: torch.Tensor) -> torch.Tensor:
-            if on_position is not None:
-                on_position()
-            codes = self.draw(guide(logits, self.guidance_scale) if guided else logits, draws[position])
-            keep = kept[position]
-            if keep is not None:
-                codes = torch.where(*keep, codes)
-            return codes.repeat(2) if guided else codes
-
-        if guided:  # the same samples once more, with no condition
-            nothing = {name: torch.full_like(part, NOTHING[name]) for name, part in conditions.items()}
-            conditions = {name: torch.cat([part, nothing[name]]) for name, part in conditions.items()}
-            number *= 2
-        conditions = {name: part.to(device) for name, part in conditions.items()}
-        if hasattr(network, "generate"):
-            grids = network.generate(choose, number, **conditions)
-        else:
-            empty = torch.zeros(number, *size, dtype=torch.long, device=device)
-            grids = _generate_plainly(network, choose, empty, conditions)
-        return grids[: self.tile_size]
+        """What :meth:`sample_tiles` returns, of tiles drawn in this process or by workers."""
+        if not self.num_workers:
+            for tile in tiles:
+                yield tile.rows, sampler(tile, report)
+            return
+        for tile, grids in zip(tiles, map_in_workers(sampler, tiles, self.num_workers), strict=True):
+            for _ in range(num_draws(sampler.network, sampler.size)):
+                report()
+            yield tile.rows, grids
 
     def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """
@@ -365,28 +311,9 @@ class VQPriorInferer(Inferer):
         return draw_codes(probabilities, uniforms)
 
 
-def num_draws(network: Any, size: Sequence[int]) -> int:
-    """Random numbers that a grid of a network is made from: its own ``num_draws``, or one for each of its codes."""
-    return getattr(network, "num_draws", math.prod(size))
-
-
 def _grid_size(network: Any, spatial_size: Sequence[int] | None) -> tuple[int, ...]:
     """Size of the grids of a network: its own, or what was given for one that has none."""
     own_size = getattr(network, "spatial_size", spatial_size)
     if own_size is None or (spatial_size is not None and tuple(own_size) != tuple(spatial_size)):
         raise ValueError(f"spatial_size must be that of the network, {own_size}, got {spatial_size}.")
     return tuple(own_size)
-
-
-def _generate_plainly(
-    network: Any,
-    choose: Callable[[int, torch.Tensor], torch.Tensor],
-    grids: torch.Tensor,
-    conditions: dict[str, torch.Tensor],
-) -> torch.Tensor:
-    """Fill grids (B, *grid) in raster order, running the whole network for each position: slow, and right for any."""
-    flat = grids.view(len(grids), -1)
-    for position in range(flat.shape[1]):
-        logits = network(grids, **conditions).flatten(2)[:, :, position]
-        flat[:, position] = choose(position, logits)
-    return grids

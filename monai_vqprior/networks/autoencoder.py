@@ -24,6 +24,7 @@ from monai.utils import ensure_tuple_rep
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.codebook import EMACodebook
 from monai_vqprior.networks.predictability import unpredicted_share
+from monai_vqprior.networks.scripting import export, is_exported, is_scripting
 from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
 
 __all__ = ["AutoencoderVQ", "PreactivationBlock"]
@@ -94,7 +95,7 @@ class PreactivationBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, *spatial) -> (B, C, *spatial)."""
-        if not torch.jit.is_scripting() and self.use_checkpointing and torch.is_grad_enabled():
+        if not is_scripting() and self.use_checkpointing and torch.is_grad_enabled():
             return torch.utils.checkpoint.checkpoint(self._compute, x, use_reentrant=False)
         return self._compute(x)
 
@@ -240,7 +241,7 @@ class AutoencoderVQ(nn.Module):
         #: finds the patches with a pixel brighter than the background.
         self.brightest = Pool[Pool.MAX, spatial_dims](self.stride)
 
-    @torch.jit.export
+    @export
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """
         Encoder output before quantization.
@@ -261,7 +262,7 @@ class AutoencoderVQ(nn.Module):
                 raise ValueError(f"image sides must be multiples of the network's stride {self.stride}, got {size}.")
         return self.encoder(images)
 
-    @torch.jit.export
+    @export
     def quantize(self, encodings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Replace encoder outputs by their nearest codes. Never writes.
@@ -275,24 +276,24 @@ class AutoencoderVQ(nn.Module):
         quantized, _, loss = self.codebook.quantize(encodings)
         return quantized, loss
 
-    @torch.jit.export
+    @export
     def decode(self, quantizations: torch.Tensor) -> torch.Tensor:
         """Images (B, out_channels, *grid * stride) of quantized encodings (B, D, *grid), any floating type."""
         # Codes are float32, whatever the network was cast to.
         weight: torch.Tensor = self.decoder[0].weight  # type: ignore[assignment]
         return self.decoder(quantizations.to(weight.dtype))
 
-    @torch.jit.export
+    @export
     def index_quantize(self, images: torch.Tensor) -> torch.Tensor:
         """Code grids (B, *spatial / stride), int64, of images (B, in_channels, *spatial)."""
         return self.codebook.encode(self.encode(images))
 
-    @torch.jit.export
+    @export
     def decode_samples(self, embedding_indices: torch.Tensor) -> torch.Tensor:
         """Images (B, out_channels, *grid * stride) of code grids (B, *grid)."""
         return self.decode(self.codebook.decode(embedding_indices))
 
-    @torch.jit.export
+    @export
     def encode_stage_2_inputs(self, x: torch.Tensor) -> torch.Tensor:
         """
         Quantized encodings (B, D, *spatial / stride) of images, as latent models of MONAI ask for them. Their gradient
@@ -300,17 +301,15 @@ class AutoencoderVQ(nn.Module):
         """
         return self._quantized(self.encode(x)).contiguous()
 
-    @torch.jit.export
+    @export
     def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
         """Images of latents (B, D, *grid) that a latent model made: quantized, then decoded."""
         return self.decode(self.quantize(z)[0])
 
     def _quantized(self, encodings: torch.Tensor) -> torch.Tensor:
         """Codes (B, D, *grid) of encodings (B, D, *grid), whose gradient passes to these where one is required."""
-        if not torch.jit.is_scripting():
-            exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
-            if encodings.requires_grad and not exported:  # what is exported is for use, not for training
-                return self.quantize(encodings)[0]
+        if encodings.requires_grad and not is_exported():  # what is exported is for use, not for training
+            return self.quantize(encodings)[0]
         return self.codebook.decode(self.codebook.encode(encodings))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -334,7 +333,7 @@ class AutoencoderVQ(nn.Module):
         else:
             mask = self._brighter(images, self.background)
             quantized, _, loss = self.codebook(encodings, mask=mask)
-        if not torch.jit.is_scripting() and self.predictability_weight > 0:  # where nothing is trained
+        if not is_scripting() and self.predictability_weight > 0:
             # Unquantized encodings could predict one another in digits that quantization removes: no help to a prior.
             counted = self._brighter(images, BRAIN_THRESHOLD) if mask is None else mask
             loss = loss + self.predictability_weight * unpredicted_share(quantized, counted).log()

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -173,6 +175,32 @@ class GatedLayer(nn.Module):
             features.append(stacks[axis] + out(gated))
             link = tell_next(gate)
         return features, gated
+
+    def step(
+        self,
+        axis: int,
+        x: torch.Tensor,
+        cache: torch.Tensor | None,
+        link: torch.Tensor | None,
+        condition: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Compute the next slice of one stack along its axis.
+
+        Args:
+            axis: which stack.
+            x: its features in the slice, (B, C, *spatial) of size 1 along ``axis``.
+            cache: what the last step returned, or None before the first slice.
+            link: what the stack before says to this one in the slice, (B, 2C, *spatial), or None for the first stack.
+            condition: (B, 2C, 1, ...) to add to the gate, or None.
+
+        Returns:
+            the new features, the link to the stack after it, (B, 2C, *spatial), and the cache for the next step.
+        """
+        conv = cast(CausalConv, self.convs[axis])
+        gate, cache = conv.step(x, conv.start(x) if cache is None else cache)
+        gate = self.add_context(gate, link, condition)
+        return x + self.outs[axis](self.through_gate(gate)), self.links[axis](gate), cache
 
     @staticmethod
     def add_context(gate: torch.Tensor, link: torch.Tensor | None, condition: torch.Tensor | None) -> torch.Tensor:

@@ -11,29 +11,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.networks.code_entropy import lack_of_entropy
 from monai_vqprior.networks.gradients import StraightThrough
+from monai_vqprior.networks.nearest_code import nearest_code
+from monai_vqprior.networks.process_sums import only_of_first_process, several_processes, sum_over_processes
+from monai_vqprior.networks.scripting import is_scripting
+from monai_vqprior.networks.vector_draws import NO_DISTANCE, draw_spread_vectors, draw_vectors, squared_lengths
 
 __all__ = ["CosineCodebook", "EMACodebook", "channels_first", "channels_last", "nearest_code"]
 
-# A compiler unrolls the loop over chunks: not more than this many.
-_UNROLLED_CHUNKS = 8
-# Added to squared distances, so that vectors that all equal their codes can be drawn; a running count below is none.
-_NO_DISTANCE = 1e-12
-# Vectors that the entropy is estimated on: enough for a gradient, and few enough to cost little.
-_ENTROPY_VECTORS = 1024
-# The data-driven start draws its codes in this many rounds, each round far from the codes of the rounds before.
-_START_ROUNDS = 8
+# A running count below this is none.
+_NO_COUNT = 1e-12
 
 
 def channels_last(z: torch.Tensor) -> torch.Tensor:
@@ -44,83 +40,6 @@ def channels_last(z: torch.Tensor) -> torch.Tensor:
 def channels_first(z: torch.Tensor) -> torch.Tensor:
     """(B, *spatial, D) -> (B, D, *spatial)."""
     return z.movedim(-1, 1)
-
-
-def nearest_code(vectors: torch.Tensor, codes: torch.Tensor, distances_at_once: int = 1 << 20) -> torch.Tensor:
-    """
-    Nearest code of each vector by Euclidean distance, without ever holding the whole distance matrix.
-
-    Args:
-        vectors: (N, D), float32.
-        codes: (K, D), float32.
-        distances_at_once: distances that exist at a time; the default are 4 MB, which stay in the cache.
-
-    Returns:
-        (N,) int64.
-    """
-    # |v - c|^2 = |v|^2 + (|c|^2 - 2 v.c): the term in brackets is one fused matrix product, |v|^2 moves no minimum.
-    squared_norms = codes.square().sum(1)  # (K,)
-    transposed = codes.t()
-    number = vectors.shape[0]
-    rows = max(1, distances_at_once // codes.shape[0])
-    if not torch.jit.is_scripting():
-        if torch.compiler.is_exporting():
-            rows = number
-        elif torch.compiler.is_compiling():
-            rows = max(rows, -(-number // _UNROLLED_CHUNKS))
-    # On a CPU min is more than twice as fast as argmin; of equal ones both take the first.
-    if number <= rows:
-        return torch.addmm(squared_norms, vectors, transposed, alpha=-2.0).min(1)[1]
-    chunks = [torch.addmm(squared_norms, v, transposed, alpha=-2.0).min(1)[1] for v in vectors.split(rows)]
-    return torch.cat(chunks)
-
-
-class _Commitment(torch.autograd.Function):
-    """Mean squared difference of vectors (N, D) and codes (N, D), with a gradient for the vectors alone."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, vectors: torch.Tensor, difference: torch.Tensor, squared_distances: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(difference)
-        return squared_distances.sum() / max(1, difference.numel())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (difference,) = ctx.saved_tensors
-        return difference * (2 * gradient / max(1, difference.numel())), None, None
-
-
-class _LackOfEntropy(torch.autograd.Function):
-    """
-    ln K minus the entropy of the mean soft assignment, with a gradient for the vectors alone.
-
-    A vector v is assigned to the codes c by a = softmax(-|v - c|^2 / unit). With u the mean of a over the vectors and
-    g = ln u, the loss is ln K + u.g, and its gradient for a vector is 2 / unit times the sum of a (g - a.g) c, over N.
-    So the assignments are looked at once more, by one narrow matrix product, and not in a backward pass of their own.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, vectors: torch.Tensor, codes: torch.Tensor, unit: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        scaled = codes * (2 / unit)  # (K, D)
-        # The squared length of a vector is the same for all codes, and the softmax does not see it.
-        assignments = torch.addmm(-codes.square().sum(1) / unit, vectors, scaled.t()).softmax(1)  # (N, K)
-        shares = weights / weights.sum().clamp_min(1.0)  # (N,)
-        usage = shares @ assignments  # (K,)
-        g = usage.clamp_min(_NO_DISTANCE).log()
-        moments = assignments @ torch.cat([scaled * g[:, None], scaled, g[:, None]], 1)  # (N, 2 D + 1)
-        stressed, mean, information = moments.split([codes.shape[1], codes.shape[1], 1], 1)
-        ctx.save_for_backward(shares[:, None] * (stressed - information * mean))
-        return math.log(len(codes)) + usage @ g
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (of_vectors,) = ctx.saved_tensors
-        return of_vectors * gradient, None, None, None
 
 
 class EMACodebook(nn.Module):
@@ -165,6 +84,8 @@ class EMACodebook(nn.Module):
         >>> quantized.shape, indices.shape
         (torch.Size([2, 8, 32, 32]), torch.Size([2, 32, 32]))
     """
+
+    __jit_ignored_attributes__ = ("gradient",)  # TorchScript cannot save what is written in Python alone
 
     def __init__(
         self,
@@ -233,9 +154,9 @@ class EMACodebook(nn.Module):
         Returns:
             (B, *spatial) int64.
         """
-        if torch.jit.is_scripting():  # where no autocast is on
+        if is_scripting():
             return nearest_code(self._vectors(z), self.embedding).view(_grid_of(z))
-        with torch.autocast(device_type=z.device.type, enabled=False):
+        with _full_precision(z):
             return nearest_code(self._vectors(z.detach()), self.embedding).view(_grid_of(z))
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:
@@ -261,16 +182,17 @@ class EMACodebook(nn.Module):
             the quantized vectors (B, D, *spatial) in float32, whose gradient passes to ``z``; the indices
             (B, *spatial) int64; and the commitment loss, a scalar with its weight applied.
         """
-        if torch.jit.is_scripting():  # where nothing is trained
-            indices = self.encode(z)
-            quantized = self.decode(indices)
-            difference = self._vectors(z) - channels_last(quantized).reshape(-1, self.embedding_dim)
-            return quantized, indices, self.commitment_cost * difference.square().mean()
-        with torch.autocast(device_type=z.device.type, enabled=False):
+        if is_scripting():
+            vectors = self._vectors(z)
+            indices = nearest_code(vectors, self.embedding)
+            codes = F.embedding(indices, self.embedding)
+            return self._as_grids(z, codes, indices, self._commitment_loss(squared_lengths(vectors - codes)))
+        with _full_precision(z):
             vectors = self._vectors(z)
             indices = nearest_code(vectors.detach(), self.embedding)
-            quantized, loss, _ = self._commit(vectors, indices)
-            return channels_first(quantized.view(*_grid_of(z), self.embedding_dim)), indices.view(_grid_of(z)), loss
+            codes = F.embedding(indices, self.embedding)
+            loss = self._commitment_loss(squared_lengths(vectors - codes))
+            return self._as_grids(z, self.gradient(vectors, codes), indices, loss)
 
     def forward(
         self, z: torch.Tensor, mask: torch.Tensor | None = None
@@ -283,19 +205,22 @@ class EMACodebook(nn.Module):
             mask: (B, *spatial) bool, the vectors that the codes follow; None for all. The others are quantized too,
                 and keep close to their codes, but no code is spent on them: most of a brain slice is background.
         """
-        if torch.jit.is_scripting() or not self.training:
+        if is_scripting() or not self.training:
             return self.quantize(z)
-        with torch.autocast(device_type=z.device.type, enabled=False):
+        with _full_precision(z):
             vectors = self._vectors(z)
             followed = None if mask is None else mask.reshape(-1).to(vectors.dtype)
             if not self._has_started:
                 self._start(vectors.detach(), followed)
             indices = nearest_code(vectors.detach(), self.embedding)
-            quantized, loss, squared_distances = self._commit(vectors, indices)
+            codes = F.embedding(indices, self.embedding)
+            squared_distances = squared_lengths(vectors - codes)  # (N,)
+            loss = self._commitment_loss(squared_distances)
             if self.entropy_weight > 0:
-                loss = loss + self.entropy_weight * self._lack_of_entropy(vectors, squared_distances, followed)
-            self._follow(vectors.detach(), indices, squared_distances, followed)
-            return channels_first(quantized.view(*_grid_of(z), self.embedding_dim)), indices.view(_grid_of(z)), loss
+                entropy_loss = lack_of_entropy(vectors, self.embedding, squared_distances.detach(), followed)
+                loss = loss + self.entropy_weight * entropy_loss
+            self._follow(vectors.detach(), indices, squared_distances.detach(), followed)
+            return self._as_grids(z, self.gradient(vectors, codes), indices, loss)
 
     def _vectors(self, z: torch.Tensor) -> torch.Tensor:
         """Encoder output (B, D, *spatial) as vectors (N, D), float32."""
@@ -305,51 +230,37 @@ class EMACodebook(nn.Module):
         """Where codes (K, D) come to lie that have these means and lie at ``current`` now."""
         return means
 
-    def _commit(self, vectors: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Codes (N, D) of the vectors (N, D), the commitment loss, and the squared distances (N,)."""
-        codes = F.embedding(indices, self.embedding)
-        difference = vectors.detach() - codes
-        squared_distances = torch.linalg.vecdot(difference, difference)
-        loss = self.commitment_cost * _Commitment.apply(vectors, difference, squared_distances)
-        return self.gradient(vectors, codes), loss, squared_distances
+    def _commitment_loss(self, squared_distances: torch.Tensor) -> torch.Tensor:
+        """Weighted mean square of what vectors and codes differ by, of their squared distances (N,); 0 without any."""
+        number = squared_distances.shape[0] * self.embedding_dim
+        return self.commitment_cost * (squared_distances.sum() / max(1, number))
 
-    def _lack_of_entropy(
-        self, vectors: torch.Tensor, squared_distances: torch.Tensor, followed: torch.Tensor | None
-    ) -> torch.Tensor:
-        """ln K minus the entropy of the mean soft assignment of vectors (N, D), in nats."""
-        weights = torch.ones_like(squared_distances) if followed is None else followed
-        if len(vectors) > _ENTROPY_VECTORS:
-            chosen = torch.randperm(len(vectors), device=vectors.device)[:_ENTROPY_VECTORS]
-            vectors, weights, squared_distances = vectors[chosen], weights[chosen], squared_distances[chosen]
-        unit = squared_distances.mean().clamp_min(_NO_DISTANCE)
-        return _LackOfEntropy.apply(vectors, self.embedding, unit, weights)
+    def _as_grids(
+        self, z: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, loss: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes (N, D) as (B, D, *spatial) and indices (N,) as (B, *spatial) of encoder output ``z``; the loss."""
+        return channels_first(codes.view_as(channels_last(z))), indices.view(_grid_of(z)), loss
 
     @torch.no_grad()
     def _start(self, vectors: torch.Tensor, followed: torch.Tensor | None) -> None:
-        """Place the codes on vectors of the first batch, each round of draws far from the codes drawn before."""
+        """Place the codes on vectors (N, D) of the first batch that lie far from one another."""
         start = torch.cat([self.embedding, torch.zeros_like(self.embedding[:, :1])], 1)  # an empty batch starts nothing
         if len(vectors) > 0:
             # So large that their distances overflow counts as not finite. What is left out is 0: it is never drawn.
-            finite = torch.linalg.vecdot(vectors, vectors).isfinite()  # (N,)
+            finite = squared_lengths(vectors).isfinite()  # (N,)
             vectors = torch.where(finite[:, None], vectors, 0.0)
             weights = finite.to(vectors.dtype)
             if followed is not None:
                 # Where the mask leaves no vector, the start takes any.
                 weights = torch.where((weights * followed).any(), weights * followed, weights)
-            codes, any_finite = _draw(vectors, weights, 1)
-            for drawn in range(1, _START_ROUNDS + 1):
-                missing = self.num_embeddings * drawn // _START_ROUNDS - len(codes)
-                if missing > 0:  # with few codes, some rounds have none to draw
-                    difference = vectors - F.embedding(nearest_code(vectors, codes), codes)
-                    far = weights * (torch.linalg.vecdot(difference, difference) + _NO_DISTANCE)
-                    codes = torch.cat([codes, _draw(vectors, far, missing)[0]])
+            codes, any_finite = draw_spread_vectors(vectors, weights, self.num_embeddings)
             codes = torch.cat([self._place(codes, self.embedding), torch.ones_like(codes[:, :1])], 1)
             start = torch.where(any_finite, codes, start)
-        start = _sum_over_processes(_only_of_first_process(start))
+        start = sum_over_processes(only_of_first_process(start))
         codes = start[:, :-1]
         # All processes must agree, and only the first has the value. A compiled graph cannot ask a tensor: there, codes
         # that had nothing to start from are left to the revivals.
-        compiled = torch.compiler.is_compiling() and not _several_processes()
+        compiled = torch.compiler.is_compiling() and not several_processes()
         self._has_started = len(vectors) > 0 if compiled else bool(start[0, -1] > 0)
         self.embedding.copy_(codes)
         self.embedding_sum.copy_(codes)
@@ -372,36 +283,46 @@ class EMACodebook(nn.Module):
         # Not a product: what is left out may be infinite.
         left_out = members == 0
         vectors = vectors.masked_fill(left_out[:, None], 0.0)
-        far = (squared_distances + _NO_DISTANCE).masked_fill(left_out, 0.0)
+        far = (squared_distances + NO_DISTANCE).masked_fill(left_out, 0.0)
         counts = torch.zeros_like(self.cluster_size).index_add_(0, indices, members)  # (K,)
         sums = torch.zeros_like(self.embedding).index_add_(0, indices, vectors)  # (K, D)
-        statistics = torch.cat([counts[:, None], sums], 1)
-        if self.accumulation_steps > 1:
-            self.pending.add_(statistics)
-            self._pending_calls = (self._pending_calls + 1) % self.accumulation_steps
-            if self._pending_calls > 0:
-                return
-            statistics = self.pending.clone()
-            self.pending.zero_()
-
-        candidates, drawn = _draw(vectors, far, self.num_embeddings)  # (K, D), and whether there were any
+        statistics = self._accumulated(torch.cat([counts[:, None], sums], 1))
+        if statistics is None:
+            return
+        candidates, drawn = draw_vectors(vectors, far, self.num_embeddings)  # (K, D), and whether there were any
         candidates = torch.cat([candidates, drawn.to(candidates.dtype).expand(self.num_embeddings, 1)], 1)
-        message = _sum_over_processes(torch.cat([statistics, _only_of_first_process(candidates)], 1))
+        message = sum_over_processes(torch.cat([statistics, only_of_first_process(candidates)], 1))
         counts, sums, candidates, drawn = message.split([1, self.embedding_dim, self.embedding_dim, 1], 1)
         self.cluster_size.lerp_(counts[:, 0], 1 - self.decay)
         self.embedding_sum.lerp_(sums, 1 - self.decay)
-
-        sizes = self.cluster_size[:, None]  # (K, 1)
         if self.revival_threshold > 0:
-            fair_share = sizes.mean()
-            dead = (sizes < self.revival_threshold * fair_share) & (drawn > 0)
-            # A few thresholds (a tenth of a fair share at least) let a revived code live through its first quiet steps.
-            revived_size = max(0.1, 2 * self.revival_threshold) * fair_share
-            self.embedding_sum.copy_(torch.where(dead, candidates * revived_size, self.embedding_sum))
-            sizes.copy_(torch.where(dead, revived_size, sizes))
+            self._revive(candidates, drawn > 0)
+        sizes = self.cluster_size[:, None]  # (K, 1)
         # Where the running count has died away, the code stays.
-        means = torch.where(sizes > _NO_DISTANCE, self.embedding_sum / sizes.clamp_min(_NO_DISTANCE), self.embedding)
+        means = torch.where(sizes > _NO_COUNT, self.embedding_sum / sizes.clamp_min(_NO_COUNT), self.embedding)
         self.embedding.copy_(self._place(means, self.embedding))
+
+    def _accumulated(self, statistics: torch.Tensor) -> torch.Tensor | None:
+        """Counts and sums (K, 1 + D) of ``accumulation_steps`` calls together; None until there are as many."""
+        if self.accumulation_steps == 1:
+            return statistics
+        self.pending.add_(statistics)
+        self._pending_calls = (self._pending_calls + 1) % self.accumulation_steps
+        if self._pending_calls > 0:
+            return None
+        statistics = self.pending.clone()
+        self.pending.zero_()
+        return statistics
+
+    def _revive(self, candidates: torch.Tensor, possible: torch.Tensor) -> None:
+        """Start the running sums of unused codes anew at the candidates (K, D), where that is possible (K, 1)."""
+        sizes = self.cluster_size[:, None]  # (K, 1), a view
+        fair_share = sizes.mean()
+        dead = (sizes < self.revival_threshold * fair_share) & possible
+        # A few thresholds (a tenth of a fair share at least) let a revived code live through its first quiet steps.
+        revived_size = max(0.1, 2 * self.revival_threshold) * fair_share
+        self.embedding_sum.copy_(torch.where(dead, candidates * revived_size, self.embedding_sum))
+        sizes.copy_(torch.where(dead, revived_size, sizes))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> EMACodebook:
         before = dict(self.named_buffers(recurse=False))
@@ -449,30 +370,6 @@ def _grid_of(z: torch.Tensor) -> list[int]:
     return [z.shape[0]] + [z.shape[axis] for axis in range(2, z.dim())]
 
 
-def _draw(vectors: torch.Tensor, weights: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Draw ``number`` of the vectors (N, D), with replacement and in proportion to their weights (N,), and tell whether
-    there was any to draw from: without, the vectors drawn mean nothing. Waits for no device.
-    """
-    if len(vectors) == 0:
-        return vectors.new_zeros(number, vectors.shape[1]), torch.tensor(False, device=vectors.device)
-    cumulative = weights.double().cumsum(0)
-    targets = torch.rand(number, dtype=torch.float64, device=vectors.device) * cumulative[-1]
-    drawn = torch.searchsorted(cumulative, targets, right=True).clamp_max(len(vectors) - 1)
-    return vectors[drawn], cumulative[-1] > 0
-
-
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over all processes; overwrites the tensor."""
-    if _several_processes():
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def _only_of_first_process(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in process 0, zeros in the others, so that a sum over processes is the tensor of process 0."""
-    return tensor if not _several_processes() or dist.get_rank() == 0 else torch.zeros_like(tensor)
+def _full_precision(z: torch.Tensor) -> torch.autocast:
+    """A context without autocast on the device of ``z``."""
+    return torch.autocast(device_type=z.device.type, enabled=False)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["drop_conditions"]
+__all__ = ["drop_conditions", "drop_contexts"]
 
 
 def drop_conditions(
@@ -48,3 +48,19 @@ def drop_conditions(
     if values is not None:
         values = values.masked_fill(dropped[:, split:], torch.nan)
     return labels, values
+
+
+def drop_contexts(known: torch.Tensor, probability: float) -> torch.Tensor:
+    """
+    Withhold spatial contexts at random.
+
+    Args:
+        known: (B,) bool, which grids have a context.
+        probability: in [0, 1).
+
+    Returns:
+        (B,) bool, which grids keep it; a new tensor where any may lose it.
+    """
+    if probability <= 0:
+        return known
+    return known & (torch.rand(len(known), device=known.device) >= probability)

@@ -20,6 +20,7 @@ import torch.nn as nn
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.codebook import channels_first, channels_last
 from monai_vqprior.networks.gradients import StraightThrough
+from monai_vqprior.networks.scripting import export, is_scripting
 
 __all__ = ["FSQCodebook"]
 
@@ -50,6 +51,8 @@ class FSQCodebook(nn.Module):
         (torch.Size([2, 3, 32, 32]), torch.Size([2, 32, 32]), 512)
     """
 
+    __jit_ignored_attributes__ = ("gradient",)  # TorchScript cannot save what is written in Python alone
+
     def __init__(
         self,
         levels: Sequence[int] = (8, 8, 8),
@@ -74,7 +77,7 @@ class FSQCodebook(nn.Module):
     def extra_repr(self) -> str:
         return f"levels={self.levels}, gradient={self.gradient}"
 
-    @torch.jit.export
+    @export
     def encode(self, z: torch.Tensor) -> torch.Tensor:
         """
         Indices of the nearest codes.
@@ -87,7 +90,7 @@ class FSQCodebook(nn.Module):
         """
         return self._index(self._bound(channels_last(z.float())).round())
 
-    @torch.jit.export
+    @export
     def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """
         Codes of the indices.
@@ -116,7 +119,7 @@ class FSQCodebook(nn.Module):
         steps = bounded.detach().round()
         indices = self._index(steps)
         quantized = self._scale(steps)
-        if not torch.jit.is_scripting():
+        if not is_scripting():
             vectors = self._scale(bounded).reshape(-1, self.embedding_dim)
             quantized = self.gradient(vectors, quantized.reshape(-1, self.embedding_dim)).view(bounded.shape)
         return channels_first(quantized), indices, torch.zeros([], device=z.device)

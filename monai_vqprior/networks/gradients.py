@@ -73,8 +73,6 @@ class StraightThrough:
 
     def __call__(self, vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Codes (N, D), whose gradient goes to the vectors (N, D)."""
-        if torch.jit.is_scripting():  # where nothing is trained
-            return codes
         return _Straight.apply(vectors, codes)
 
     def __repr__(self) -> str:
@@ -92,8 +90,6 @@ class RotationTrick:
 
     def __call__(self, vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Codes (N, D), whose gradient goes, rotated and scaled, to the vectors (N, D)."""
-        if torch.jit.is_scripting():  # where nothing is trained
-            return codes
         return _Rotation.apply(vectors, codes)
 
     def __repr__(self) -> str:

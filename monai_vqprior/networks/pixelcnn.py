@@ -24,8 +24,9 @@ from monai.utils import ensure_tuple_rep
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import GatedLayer, shift
-from monai_vqprior.networks.condition_dropout import drop_conditions
-from monai_vqprior.networks.raster import RasterRun
+from monai_vqprior.networks.condition_dropout import drop_conditions, drop_contexts
+from monai_vqprior.networks.scripting import is_scripting
+from monai_vqprior.sampling import GridSampler
 
 __all__ = ["GatedPixelCNN"]
 
@@ -99,9 +100,8 @@ class GatedPixelCNN(nn.Module):
         super().__init__()
         if spatial_dims not in (2, 3):
             raise InputError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        for name, value in {"num_embeddings": num_embeddings, "channels": channels, "num_layers": num_layers}.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}.")
+        _check_positive(num_embeddings=num_embeddings, channels=channels, num_layers=num_layers)
+        _check_probabilities(condition_dropout=condition_dropout, context_dropout=context_dropout)
         if num_values < 0 or any(number < 1 for number in num_classes):
             raise InputError(f"num_classes and num_values must be positive, got {list(num_classes)} and {num_values}.")
         if attention_every < 0:
@@ -113,10 +113,6 @@ class GatedPixelCNN(nn.Module):
             raise InputError(f"spatial_size must be positive, got {spatial_size}.")
         #: random numbers that a grid is made from, one for each code.
         self.num_draws: int = math.prod(self.spatial_size)
-        if not 0 <= condition_dropout < 1:
-            raise InputError(f"condition_dropout must be at least 0 and less than 1, got {condition_dropout}.")
-        if not 0 <= context_dropout < 1:
-            raise InputError(f"context_dropout must be at least 0 and less than 1, got {context_dropout}.")
         self.condition_dropout = condition_dropout
         self.context_dropout = context_dropout
         self.num_classes = tuple(num_classes)
@@ -262,9 +258,8 @@ class GatedPixelCNN(nn.Module):
         """
         Fill grids in raster order, each position computed once.
 
-        The stack of an axis advances one slice at a time along it: in two dimensions the vertical stack once a row and
-        the horizontal one once a position, each from a cache of its last inputs. A whole grid costs about the
-        arithmetic of one :meth:`forward`. The network should be in evaluation mode, or dropout takes part.
+        By its cached twin, :class:`~monai_vqprior.sampling.GridSampler`: a whole grid costs about the arithmetic of one
+        :meth:`forward`. The network should be in evaluation mode, or dropout takes part.
 
         Args:
             choose: given the position (0 for the first of the grid) and its logits (B, K), the codes (B,) to put there.
@@ -276,11 +271,8 @@ class GatedPixelCNN(nn.Module):
         Returns:
             codes, (B, *spatial) int64.
         """
-        codes = torch.zeros(batch_size, *self.spatial_size, dtype=torch.long, device=self.position.device)
         conditions = self._conditions(batch_size, labels, values)
-        run = RasterRun(self, choose, conditions, batch_size)
-        run.advance(0, codes, self._places(batch_size, context), [None] * len(self.layers), 0)
-        return codes
+        return GridSampler(self, conditions, self._places(batch_size, context), batch_size).fill(choose)
 
     def _places(self, batch_size: int, context: torch.Tensor | None) -> torch.Tensor:
         """What to add to the codes at each position, (1 or B, C, *spatial): its embedding, and that of the context."""
@@ -292,8 +284,8 @@ class GatedPixelCNN(nn.Module):
         if context.shape[0] != batch_size:
             raise ValueError(f"context must be of {batch_size} grids, got {context.shape[0]}.")
         known = (context >= 0).flatten(1).any(1)  # (B,)
-        if not torch.jit.is_scripting() and self.training and self.context_dropout > 0:
-            known = known & (torch.rand(batch_size, device=context.device) >= self.context_dropout)
+        if not is_scripting() and self.training:
+            known = drop_contexts(known, self.context_dropout)
         shape = [batch_size, 1]
         shape += [1] * self.spatial_dims
         return self.position + torch.where(known.view(shape), network(context), 0.0)
@@ -310,7 +302,7 @@ class GatedPixelCNN(nn.Module):
         conditions: list[torch.Tensor | None] = [None for _ in self.layers]
         if len(self.condition_heads) == 0:
             return conditions
-        if not torch.jit.is_scripting() and self.training:
+        if not is_scripting() and self.training:
             labels, values = drop_conditions(labels, values, self.condition_dropout)
         hidden = self.position.new_zeros([batch_size, self.position.shape[1]])  # (B, C)
         if labels is not None:
@@ -329,6 +321,30 @@ class GatedPixelCNN(nn.Module):
         return conditions
 
 
+def _check_positive(**numbers: int) -> None:
+    """
+    Check arguments that count something.
+
+    Raises:
+        InputError: when one is less than 1.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}.")
+
+
+def _check_probabilities(**probabilities: float) -> None:
+    """
+    Check probabilities of leaving something out.
+
+    Raises:
+        InputError: when one is not in [0, 1).
+    """
+    for name, value in probabilities.items():
+        if not 0 <= value < 1:
+            raise InputError(f"{name} must be at least 0 and less than 1, got {value}.")
+
+
 def _listed(sizes: list[int]) -> str:
-    """Sizes as an error message names them."""
+    """Sizes as an error message names them, joined here because TorchScript formats no tuples."""
     return ", ".join([str(size) for size in sizes])

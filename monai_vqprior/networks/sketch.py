@@ -20,6 +20,7 @@ from monai.utils import ensure_tuple_rep
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.autoencoder import fold
 from monai_vqprior.networks.codebook import EMACodebook, channels_first
+from monai_vqprior.networks.scripting import export
 
 __all__ = ["CodeSketch"]
 
@@ -135,7 +136,7 @@ class CodeSketch(nn.Module):
         kept = self._pad(mask[:, None].float(), "constant")
         return fold(kept, self.block).sum(1)
 
-    @torch.jit.export
+    @export
     def describe(self, codes: torch.Tensor) -> torch.Tensor:
         """Descriptions of the blocks, (B, D * cells, *sketch), of grids (B, *spatial)."""
         features = channels_first(F.embedding(codes.long(), self.vectors))  # (B, D, *spatial)
@@ -148,7 +149,7 @@ class CodeSketch(nn.Module):
         """The sketch, (B, *sketch) int64, of grids of codes (B, *spatial)."""
         return self.codebook.encode(self.describe(codes))
 
-    @torch.jit.export
+    @export
     def spread(self, sketch: torch.Tensor) -> torch.Tensor:
         """
         A sketch as the context of its grid: each code at all positions of its block.

@@ -28,7 +28,8 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.files import atomic_path, read_json, tell, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, num_draws
-from monai_vqprior.inferers.rows import Rows, condition_rows
+from monai_vqprior.sampling import Conditioning
+from monai_vqprior.sampling.conditioning import Rows, condition_rows
 from monai_vqprior.transforms import LoadSlice
 from monai_vqprior.values import PLAIN, check_setting
 
@@ -117,7 +118,7 @@ def write_samples(
             indices = [index for tile in todo for index in tile]
             asked = {name: part[indices] if len(part) > 1 else part for name, part in conditions.items()}
             for rows, grids in inferer.sample_tiles(
-                prior, indices, seed, asked.get("labels"), asked.get("values"), on_position=lambda: bar.update()
+                prior, indices, seed, conditioning=Conditioning(**asked), on_position=lambda: bar.update()
             ):
                 for row, image in zip(rows, _decode(autoencoder, grids, number), strict=True):
                     _write(output, indices[row], image, nifti)

@@ -19,8 +19,8 @@ import torch
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.inferers import VQPriorInferer
-from monai_vqprior.inferers.workers import map_in_workers
 from monai_vqprior.networks import GatedPixelCNN
+from monai_vqprior.sampling.workers import map_in_workers
 
 MakePrior = Callable[..., GatedPixelCNN]
 

@@ -16,17 +16,16 @@ from typing import Protocol
 
 import torch
 
+from monai_vqprior.sampling.folded_gate import matrix_and_1
+
 __all__ = [
     "DirectRowConvolution",
     "RowConvolution",
     "WinogradRoom",
     "WinogradRowConvolution",
-    "matrix_and_1",
     "row_convolutions",
 ]
 
-#: float32 numbers in a cache line; a matrix product is some percent slower where rows begin within one.
-_CACHE_LINE = 16
 #: Fewer pairs of positions than these, and the products that Winograd's way saves cost no more than its additions.
 _FEW_PAIRS = 64
 
@@ -73,13 +72,6 @@ def row_convolutions(
         return [DirectRowConvolution(*layer, gate, batch_size) for layer in zip(kernels, biases, strict=True)]
     room = WinogradRoom(first, gate, batch_size)
     return [WinogradRowConvolution(*layer, gate, batch_size, room) for layer in zip(kernels, biases, strict=True)]
-
-
-def matrix_and_1(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
-    """(rows, columns + 1) with a 1 at the end of each row, and each row on a cache line of its own."""
-    matrix = like.new_zeros(rows, columns + _CACHE_LINE)[:, : columns + 1]
-    matrix[:, columns] = 1
-    return matrix
 
 
 class DirectRowConvolution:

@@ -13,19 +13,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from monai_vqprior.errors import InputError, reason_of
 
-__all__ = ["NOTHING", "Rows", "condition_rows", "given_rows", "tile_rows"]
+__all__ = ["NOTHING", "Conditioning", "Rows", "condition_rows", "given_rows", "tile_rows"]
 
 #: One number for each label or value of a network, for all samples, or such a row for each sample.
 Rows = Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 
 #: a missing label, a missing value, and a code that is not kept.
 NOTHING = {"labels": -1, "values": math.nan, "given": 0, "mask": False}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """
+    What is asked of samples: each part for all of them, or one row for each, in their order.
+
+    Args:
+        labels: a class for each label of the network, -1 where it is missing; None where the network has no labels or
+            all are missing.
+        values: a number for each continuous condition, NaN where it is missing; None likewise.
+        given: codes to keep, (*grid) or (number of samples, *grid); of any value where they are not kept.
+        mask: bool, True where the given code is kept, False where one is drawn, likewise.
+    """
+
+    labels: Rows | None = None
+    values: Rows | None = None
+    given: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+    def rows(
+        self, number: int, size: tuple[int, ...], num_codes: int | None, condition_needed: bool
+    ) -> dict[str, torch.Tensor]:
+        """
+        The parts that are asked for, checked.
+
+        Args:
+            number: number of samples.
+            size: size of the grid.
+            num_codes: number of codes, K; None if unknown.
+            condition_needed: whether some condition must be given.
+
+        Returns:
+            ``labels`` int64, ``values`` float32, ``given`` int64 and ``mask`` bool, those that there are, each
+            (1 or number, ...).
+
+        Raises:
+            InputError: when a part has another shape or type, a code does not exist, one of ``given`` and ``mask`` is
+                missing, or no condition is given although one is needed.
+        """
+        conditions = condition_rows(self.labels, self.values, number, condition_needed)
+        return conditions | given_rows(self.given, self.mask, number, size, num_codes)
 
 
 def condition_rows(labels: Rows | None, values: Rows | None, number: int, needed: bool) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_vqprior.networks.row_convolution import (
+from monai_vqprior.sampling.row_convolution import (
     DirectRowConvolution,
     RowConvolution,
     WinogradRowConvolution,
