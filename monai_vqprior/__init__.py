@@ -17,7 +17,10 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 # Imported when they are first used: `import monai_vqprior` alone costs nothing.
-_ROOMS = ("data", "volumes", "transforms", "networks", "losses", "engines", "inferers", "metrics", "handlers", "report")
+_ROOMS = (
+    "data", "volumes", "transforms", "networks", "losses", "runs", "engines", "inferers", "metrics", "handlers",
+    "report",
+)  # fmt: skip
 
 __all__ = ["__version__"]
 

@@ -22,35 +22,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_vqprior.bundles import (
-    bundle_root,
-    check_configs,
-    copy_bundle,
-    load_configs,
-    named_codebooks,
-    pack_bundle,
-    run_configs,
-    saved_settings,
-    setting_keys,
-    unknown_argument,
-)
+from monai_vqprior.bundles import bundle_root, check_configs, copy_bundle, load_configs, pack_bundle, run_configs
 from monai_vqprior.errors import AlreadyDoneError, InputError, chain_of, input_error_in, system_error_in
-from monai_vqprior.options import parse_command
+from monai_vqprior.options import STAGES, parse_command
 from monai_vqprior.overrides import check_overrides
+from monai_vqprior.stacks import AUTOENCODER, PRIOR, STACKS, WEIGHTS, Stack, resolve, train_stacks
 from monai_vqprior.values import is_expression
 
 __all__ = ["main"]
 
-_STAGES = {"vqvae": ["train.json"], "prior": ["train.json", "train_prior.json"]}
-_WEIGHTS = {"vqvae": "model.pt", "prior": "prior.pt"}
-_FINE_TUNE = "fine_tune.json"
-_TOGETHER = "multi_gpu_train.json"
-_EVALUATE = ["train.json", "train_prior.json", "evaluate.json"]
-_RECONSTRUCT = ["inference.json"]
-_SAMPLE = ["inference.json", "sample.json"]
-_NEIGHBORS = ["neighbors.json"]
-
-_OF_DATA = ("split_by", "subject_pattern")  # settings of a data set rather than of a network
 _OUTPUT = ("output", "output_dir")  # options with the folder that a command writes to
 _OUTPUT_CLOSED = 141  # as a shell tells of a program whose reader has gone
 
@@ -135,102 +115,36 @@ def _print_error(message: object) -> None:
     print(f"vqprior: error: {message}", file=sys.stderr)
 
 
-def _run(options: argparse.Namespace, names: Sequence[str], **changes: Any) -> None:
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Values of configuration keys that the command line gives."""
+    own = {key.removeprefix("override."): v for key, v in vars(options).items() if key.startswith("override.")}
+    return {**own, **options.overrides}
+
+
+def _run(options: argparse.Namespace, stack: Stack, **changes: Any) -> None:
     """Run configurations with the options given, on the networks' own settings."""
-    run_configs(*_stack(options, names, **changes))
-
-
-def _stack(
-    options: argparse.Namespace, names: Sequence[str], **changes: Any
-) -> tuple[Path, Sequence[str], dict[str, Any]]:
-    """The bundle, the configurations to run, and the values of their keys: those given, and the networks' settings."""
-    from monai_vqprior.engines import state_to_resume
-
-    root = bundle_root(options.bundle)
-    given = {key.removeprefix("override."): v for key, v in vars(options).items() if key.startswith("override.")}
-    given = {**given, **options.overrides, **changes}
-    run, shipped = Path(given.get("output_dir", "output")) / "models", root / "models"
-    # Each network has its settings beside its weights, wherever these lie.
-    places = [run if given.get("ckpt") is None else Path(given["ckpt"]).parent, run, shipped]
-    prior_places = [run if given.get("ckpt_prior") is None else Path(given["ckpt_prior"]).parent, places[0], shipped]
-    if "output_dir" in given:
-        given["output_dir"] = str(Path(str(given["output_dir"])).absolute())
-    fine_tune = getattr(options, "fine_tune", False)
-    if fine_tune:
-        names = [*names, _FINE_TUNE]
-        places = prior_places = [
-            shipped if given.get("pretrained") is None else Path(given["pretrained"]).parent,
-            shipped,
-        ]
-    # A prior that begins has the settings that it is given, whatever prior the folder held before.
-    begins = list(names) == _STAGES["prior"]
-    config = load_configs(root, names)
-    if "models_dir" not in config:  # what uses no weights has nothing to do with those of the bundle
-        places, prior_places = ([place for place in some if place != shipped] for some in (places, prior_places))
-    if options.command == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        names = [*names, _TOGETHER]
-    # A new VQ-VAE has the settings that it is given; everything else goes on with those of a trained one.
-    resumed = given.get("resume") and state_to_resume(run / f"{config.get('stage')}_last.pt") is not None
-    new = config.get("stage") == "vqvae" and not resumed and not fine_tune
-    prior_keys = setting_keys(root, _STAGES["prior"])
-    keys = prior_keys | setting_keys(root, _STAGES["vqvae"])
-    settings: dict[str, Any] = {}
-    if not new:
-        codebooks = named_codebooks(config, given)
-        settings = saved_settings(places, prior_places, config, prior_keys, keys, codebooks)
-        if fine_tune:  # with other data than that of the weights: its splits are those of this run
-            of_run = saved_settings([run], [run], config, prior_keys, keys, codebooks)
-            settings = {key: value for key, value in settings.items() if key not in _OF_DATA}
-            if resumed or config.get("stage") == "prior":
-                settings |= {key: value for key, value in of_run.items() if key in _OF_DATA}
-    if options.command in ("train", "demo"):
-        # A training adds to the settings that lie in its folder: they are looked at now, not when it has begun.
-        saved_settings([run], [run], config, prior_keys, keys, codebooks=None)
-        if not resumed:
-            settings.pop("conditions", None)  # fitted to the data of the run before
-            if begins:
-                settings = {key: value for key, value in settings.items() if key not in prior_keys}
-        # Keys of the other stage only are meant for it alone.
-        told = {**settings, **given}
-        stages = [load_configs(root, stage) for stage in _STAGES.values()]
-        known = {key for key in given if any(_knows(stage, key, told) for stage in stages)}
-        given = {key: value for key, value in given.items() if key not in known or _knows(config, key, told)}
-    return root, names, {**settings, **given}
-
-
-def _knows(config: Mapping[str, Any], key: str, overrides: Mapping[str, Any]) -> bool:
-    """Whether a configuration with these overrides has a place for one of them, such as ``train#loss#l1_weight``."""
-    return key.split("#")[0] in config and unknown_argument(key, {**config, **overrides}) is None
+    together = options.command == "train"
+    run_configs(*resolve(stack, bundle_root(options.bundle), {**_given(options), **changes}, together))
 
 
 def _train(options: argparse.Namespace) -> None:
-    from monai_vqprior.engines import state_to_resume
+    from monai_vqprior.runs import state_to_resume
 
-    stages = list(_STAGES) if options.stage == "both" else [options.stage]
+    stages = list(STAGES) if options.stage == "both" else [options.stage]
+    stacks = train_stacks(stages, options.fine_tune)
     models = Path(getattr(options, "override.output_dir", "output")) / "models"
     resume = len(stages) > 1 and getattr(options, "override.resume", False)
-    if options.fine_tune:
-        size = getattr(options, "override.spatial_size", None)
-        size = None if is_expression(size) else size
-        _check_pretrained(stages, bundle_root(options.bundle), options.overrides.get("pretrained"), size)
     begun = {stage: state_to_resume(models / f"{stage}_last.pt") is not None for stage in stages}
-    if len(stages) > 1:
-        if getattr(options, "override.ckpt", None) is not None:
-            raise InputError("--ckpt names a VQ-VAE that is trained already: pass --stage prior with it.")
-        # The second stage, which has the keys of both, would refuse its input too, after the hours of the first.
-        known = load_configs(bundle_root(options.bundle), _STAGES["prior"])
-        check_overrides({k: v for k, v in options.overrides.items() if k.split("#")[0] not in known}, known)
-        for names in _STAGES.values():
-            check_configs(*_stack(options, names))
-    for stage in stages:
+    _check_train(options, stacks)
+    for stage, stack in stacks.items():
         # Stage by stage: one that was never begun starts, one that is done is left alone.
         changes = {"resume": begun[stage]} if resume else {}
-        if stage == "prior" and resume and begun[stage] and _must_begin_anew(models):
+        if stage == PRIOR and resume and begun[stage] and _must_begin_anew(models):
             if os.environ.get("RANK", "0") == "0":
                 print("stage prior: the VQ-VAE is another than before, and so are its codes: the prior begins anew")
             changes = {"resume": False, "overwrite": True}
         try:
-            _run(options, _STAGES[stage], **changes)
+            _run(options, stack, **changes)
         except Exception as error:
             wrong = input_error_in(error)
             if len(stages) == 1 or not isinstance(wrong, AlreadyDoneError):
@@ -239,14 +153,31 @@ def _train(options: argparse.Namespace) -> None:
                 print(f"stage {stage}: {wrong}")
 
 
+def _check_train(options: argparse.Namespace, stacks: Mapping[str, Stack]) -> None:
+    """Refuse what a stage would refuse too, after the hours of the stage before."""
+    root = bundle_root(options.bundle)
+    if options.fine_tune:
+        size = getattr(options, "override.spatial_size", None)
+        size = None if is_expression(size) else size
+        _check_pretrained(list(stacks), root, options.overrides.get("pretrained"), size)
+    if len(stacks) > 1:
+        if getattr(options, "override.ckpt", None) is not None:
+            raise InputError("--ckpt names a VQ-VAE that is trained already: pass --stage prior with it.")
+        # The second stage has the keys of both.
+        known = load_configs(root, STACKS[PRIOR].files)
+        check_overrides({k: v for k, v in options.overrides.items() if k.split("#")[0] not in known}, known)
+        for stack in train_stacks(list(stacks)).values():
+            check_configs(*resolve(stack, root, _given(options), together=True))
+
+
 def _must_begin_anew(models: Path) -> bool:
     """Whether the VQ-VAE of a run is another than the one on whose codes its prior was trained."""
-    from monai_vqprior.engines import has_other_codes, joined_processes, read_weights
+    from monai_vqprior.runs import PRIOR_SETTINGS, has_other_codes, joined_processes, read_weights, settings_beside
 
     with joined_processes() as processes:
         processes.wait()  # until process 0 has written the last weights of the stage before
-    weights = models / _WEIGHTS["vqvae"]
-    return weights.is_file() and has_other_codes(models / "settings.json", read_weights(weights))
+    weights = models / WEIGHTS[AUTOENCODER]
+    return weights.is_file() and has_other_codes(settings_beside(models, PRIOR_SETTINGS), read_weights(weights))
 
 
 def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None, spatial_size: Any) -> None:
@@ -255,14 +186,14 @@ def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None,
     """
     from monai.utils import ensure_tuple_rep
 
-    from monai_vqprior.engines import find_checkpoint, read_settings
+    from monai_vqprior.runs import find_checkpoint, read_settings, settings_beside
 
     if pretrained is not None and len(stages) > 1:
         raise InputError("--pretrained names the weights of one network: pass --stage vqvae or --stage prior with it.")
     for stage in stages:
-        weights = find_checkpoint(_WEIGHTS[stage], [root / "models"], pretrained, "pretrained")
-        settings = None if weights is None else weights.parent / "settings.json"
-        if stage == "prior" and spatial_size is not None and settings is not None and settings.is_file():
+        weights = find_checkpoint(WEIGHTS[stage], [root / "models"], pretrained, "pretrained")
+        settings = None if weights is None else settings_beside(weights.parent)
+        if stage == PRIOR and spatial_size is not None and settings is not None:
             trained = read_settings(settings, codebooks=None).get("spatial_size", spatial_size)
             if ensure_tuple_rep(trained, 2) != ensure_tuple_rep(spatial_size, 2):
                 raise InputError(
@@ -272,19 +203,19 @@ def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None,
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    _run(options, _EVALUATE)
+    _run(options, STACKS["evaluate"])
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    _run(options, _RECONSTRUCT)
+    _run(options, STACKS["reconstruct"])
 
 
 def _sample(options: argparse.Namespace) -> None:
-    _run(options, _SAMPLE)
+    _run(options, STACKS["sample"])
 
 
 def _neighbors(options: argparse.Namespace) -> None:
-    _run(options, _NEIGHBORS)
+    _run(options, STACKS["neighbors"])
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -353,11 +284,11 @@ def _demo(options: argparse.Namespace) -> None:
     on_data = {**common, "dataset_dir": str(data.absolute())}
     # The prior needs more of a short time than the VQ-VAE.
     small_prior = {"prior_layers": 8, "max_minutes": 2.25 * options.max_minutes}
-    _run(options, _STAGES["vqvae"], **on_data, spatial_size=128, max_minutes=options.max_minutes)
-    _run(options, _STAGES["prior"], **on_data, **small_prior)
-    _run(options, _RECONSTRUCT, **on_data)
-    _run(options, _SAMPLE, **common)
-    _run(options, _EVALUATE, **on_data)
+    _run(options, STACKS[AUTOENCODER], **on_data, spatial_size=128, max_minutes=options.max_minutes)
+    _run(options, STACKS[PRIOR], **on_data, **small_prior)
+    _run(options, STACKS["reconstruct"], **on_data)
+    _run(options, STACKS["sample"], **common)
+    _run(options, STACKS["evaluate"], **on_data)
     write_report(output)
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     print(f"mean SSIM of the test split: {metrics['ssim']:.4f}")

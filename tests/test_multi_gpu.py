@@ -23,8 +23,8 @@ import pytest
 import torch
 
 from monai_vqprior.data import SliceFolder
-from monai_vqprior.engines import single_process, start_processes
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs import single_process, start_processes
 
 # Both stages trained by two processes that torchrun starts, through MONAI's command and through vqprior.
 
@@ -47,7 +47,7 @@ SMALL_PRIOR = {
 
 #: What each process tells of itself at the end, in a file of its own: its weights, and what it found and holds.
 TELL = (
-    "$torch.save(dict(weights=monai_vqprior.engines.fingerprint(@network), metrics=@validate#evaluator.state.metrics, "
+    "$torch.save(dict(weights=monai_vqprior.runs.fingerprint(@network), metrics=@validate#evaluator.state.metrics, "
     "seen=len(@train#sampler), validated=len(@validate#sampler), board=@tensorboard is not None), "
     "os.path.join(@output_dir, @stage + '.' + str(@processes.rank) + '.pt'))"
 )

@@ -20,9 +20,9 @@ from monai.bundle import ckpt_export
 from monai.networks.nets import VQVAE
 
 from monai_vqprior.cli import main
-from monai_vqprior.engines import check_grids, check_trainable, code_vectors, fingerprint, load_weights, start_prior
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks import AutoencoderVQ, CodeSketch, EMACodebook, FSQCodebook, GatedPixelCNN
+from monai_vqprior.runs import check_grids, check_trainable, code_vectors, fingerprint, load_weights, start_prior
 
 # Networks of other makes in the place of this bundle's: MONAI's own, and one that was exported.
 

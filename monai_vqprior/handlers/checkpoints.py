@@ -27,10 +27,10 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from monai_vqprior.data import ResumableSampler
-from monai_vqprior.engines import read_checkpoint, state_to_resume, unwrap
 from monai_vqprior.errors import AlreadyDoneError, InputError
 from monai_vqprior.files import atomic_path, path_before
 from monai_vqprior.handlers.interrupts import WholeSteps
+from monai_vqprior.runs import read_checkpoint, state_to_resume, unwrap
 
 __all__ = ["BestWeights", "LastState"]
 

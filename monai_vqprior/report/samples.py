@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from monai_vqprior.engines import component_config, fingerprint, joined_processes
 from monai_vqprior.errors import InputError, needs_extra
 from monai_vqprior.files import atomic_path, read_json, tell, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, num_draws
 from monai_vqprior.inferers.rows import Rows, condition_rows
+from monai_vqprior.runs import component_config, fingerprint, joined_processes
 from monai_vqprior.transforms import LoadSlice
 from monai_vqprior.values import PLAIN, check_setting
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -21,19 +20,14 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai_vqprior.engines.container import container_fault, content_fault, spare_of
-from monai_vqprior.engines.settings import read_settings
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs.container import container_fault, content_fault, spare_of
 
 __all__ = [
-    "check_same_autoencoder",
     "find_checkpoint",
-    "fingerprint",
-    "has_other_codes",
     "load_weights",
     "read_checkpoint",
     "read_weights",
-    "tell_of_another_autoencoder",
     "unwrap",
 ]
 
@@ -177,69 +171,6 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)
     return network
-
-
-def has_other_codes(settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor]) -> bool:
-    """
-    Whether a prior was trained on the codes of another autoencoder, according to its settings.
-
-    Args:
-        settings: the file of the settings beside the prior; without it the answer is false.
-        autoencoder: the autoencoder that it is to be used with, or its state dictionary.
-    """
-    known = read_settings(settings, codebooks=None).get("autoencoder_weights") if Path(settings).is_file() else None
-    return known is not None and known != fingerprint(autoencoder)
-
-
-def check_same_autoencoder(
-    settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor], resume: bool = False
-) -> None:
-    """
-    Refuse to resume a prior whose codes have changed: its weights would load, and be useless.
-
-    Args:
-        settings: see :func:`has_other_codes`.
-        autoencoder: what makes the codes now.
-        resume: whether the run is resumed.
-
-    Raises:
-        InputError: when it is resumed and was trained on the codes of another autoencoder.
-    """
-    if resume and has_other_codes(settings, autoencoder):
-        raise InputError(
-            "the prior to resume was trained on the codes of another VQ-VAE, or of this one before it was trained "
-            "further: train it anew with --stage prior --overwrite, or name those weights with --ckpt."
-        )
-
-
-def tell_of_another_autoencoder(prior: str | os.PathLike[str] | None, autoencoder: nn.Module) -> None:
-    """
-    Warn when a prior was trained on the codes of another autoencoder, according to the settings beside it.
-
-    Args:
-        prior: the prior's weights, or None.
-        autoencoder: what it is used with.
-    """
-    if prior is not None and has_other_codes(Path(prior).parent / "settings.json", autoencoder):
-        logger.warning("%s was trained on the codes of another VQ-VAE: name its weights with --ckpt", prior)
-
-
-def fingerprint(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """
-    A short text that identifies the weights of a network: 16 hexadecimal digits of their SHA-256.
-
-    Names, types, shapes and values of all parameters and buffers count; the file they came from and the device do not,
-    nor what is empty, of which TorchScript keeps more.
-
-    Args:
-        network: the network, or its state dictionary.
-    """
-    state = unwrap(network).state_dict() if isinstance(network, nn.Module) else network
-    digest = hashlib.sha256()
-    for name, tensor in sorted((name, tensor) for name, tensor in state.items() if tensor.numel() > 0):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _unreadable(path: str | os.PathLike[str], fault: str) -> InputError:

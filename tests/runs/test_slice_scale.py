@@ -23,8 +23,8 @@ from PIL import Image
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli import main
 from monai_vqprior.data import SliceFolder, phantom_slice
-from monai_vqprior.engines import check_scale, slice_scale
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs import check_scale, slice_scale
 
 SMALL = ["--spatial_size", "32", "--max_epochs", "1", "--device", "cpu", "--amp", "false", "--channels", "[8]"]
 SMALL += ["--num_embeddings", "16", "--embedding_dim", "4", "--prior_channels", "8", "--prior_layers", "2"]

@@ -18,13 +18,13 @@ import sys
 
 import pytest
 
-from monai_vqprior.engines import keep_freed_memory
+from monai_vqprior.runs import keep_freed_memory
 
 # Twelve blocks of 4 MB, as a training step of a small network asks for and frees; page faults of the last of 20 rounds.
 # The library adapts its thresholds to what was freed before, perhaps by an import; so they are set to where it begins.
 FAULTS = """
 import ctypes, resource, sys, torch
-from monai_vqprior.engines import keep_freed_memory
+from monai_vqprior.runs import keep_freed_memory
 for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     assert ctypes.CDLL(None).mallopt(parameter, 128 * 1024)
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
