@@ -25,6 +25,7 @@ __all__ = [
     "PRIOR",
     "STACKS",
     "WEIGHTS",
+    "Owners",
     "Stack",
     "fits",
     "resolve",
@@ -117,14 +118,14 @@ def resolve(
 
 
 @dataclass(frozen=True)
-class _Owners:
+class Owners:
     """Which settings each network has, as the configurations of its training write them down."""
 
     autoencoder: frozenset[str]
     prior: frozenset[str]
 
     @classmethod
-    def of(cls, root: Path) -> _Owners:
+    def of(cls, root: Path) -> Owners:
         autoencoder, both = (_setting_keys(root, STACKS[stage].files) for stage in (AUTOENCODER, PRIOR))
         return cls(autoencoder, both - autoencoder - _OF_DATA)
 
@@ -161,7 +162,7 @@ def _settings_of_networks(
 
     state = places.run / f"{stack.trains}_last.pt"
     resumed = bool(given.get("resume")) and stack.trains is not None and state_to_resume(state) is not None
-    owners = _Owners.of(root)
+    owners = Owners.of(root)
     codebooks = _named_codebooks(config, given)
     settings: dict[str, Any] = {}
     # A new autoencoder has the settings that it is given.
@@ -186,7 +187,7 @@ def saved_settings(
     folders: Sequence[str | Path],
     prior_folders: Sequence[str | Path],
     config: Mapping[str, Any],
-    owners: _Owners,
+    owners: Owners,
     codebooks: Collection[str] | None = (),
 ) -> dict[str, Any]:
     """

@@ -31,7 +31,7 @@ ORDER = [
     ["engines", "inferers", "metrics", "runs"],
     ["handlers"],
     ["report"],
-    ["bundles", "cli", "config_text", "failures", "options", "overrides", "stacks", "__main__", "__init__"],
+    ["bundles", "cli", "config_text", "failures", "overrides", "stacks", "__main__", "__init__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

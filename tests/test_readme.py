@@ -24,8 +24,8 @@ import torch
 
 import monai_vqprior
 from monai_vqprior.bundles import bundle_root, load_configs
-from monai_vqprior.cli import _knows
-from monai_vqprior.options import command_parser
+from monai_vqprior.cli.options import command_parser
+from monai_vqprior.stacks import fits
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("tutorial", "how-to", "reference", "explanation")
@@ -78,7 +78,7 @@ def test_vqprior_commands_of_documents_parse() -> None:
         _, rest = command_parser().parse_known_args(words)
         overrides = {word[2:]: None for word in rest if word.startswith("--")}
         for key in overrides:
-            assert any(_knows(config, key, overrides) for config in configs), f"{command}: --{key}"
+            assert any(fits(config, key, overrides) for config in configs), f"{command}: --{key}"
 
 
 def test_configurations_of_documents_exist() -> None:

@@ -24,11 +24,11 @@ import pytest
 import torch
 
 from monai_vqprior.cli import main
+from monai_vqprior.cli.options import command_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.data.prepare import _OWN_COLUMNS
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
-from monai_vqprior.options import command_parser
 from monai_vqprior.report import code_baselines, summarize, write_samples
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS, is_expression

@@ -20,13 +20,18 @@ from typing import Any
 
 import pytest
 
-from monai_vqprior import cli, options
+from monai_vqprior import cli
 from monai_vqprior.bundles import bundle_root, copy_bundle
+from monai_vqprior.cli.options import command_parser
 
 # Weights of a stranger with settings beside them that are more than data, through every command that reads settings.
 
 MODELS = bundle_root() / "models"
-SETTINGS: dict[str, Any] = json.loads((MODELS / "settings.json").read_text(encoding="utf-8"))
+#: of both networks in one file, as earlier versions wrote it.
+SETTINGS: dict[str, Any] = {
+    **json.loads((MODELS / "settings.json").read_text(encoding="utf-8")),
+    **json.loads((MODELS / "prior_settings.json").read_text(encoding="utf-8")),
+}
 EMA = "monai_vqprior.networks.EMACodebook"
 FSQ = "monai_vqprior.networks.FSQCodebook"
 # Makes a file in the folder of the test, wherever it is evaluated.
@@ -189,7 +194,7 @@ def test_nothing_of_a_stranger_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # To build the parser takes longer than all that is tested here.
-    monkeypatch.setattr(options, "command_parser", functools.cache(options.command_parser))
+    monkeypatch.setattr("monai_vqprior.cli.parsing.command_parser", functools.cache(command_parser))
     folder, command = COMMANDS[name]
     if folder.startswith("bundle"):
         copy_bundle("bundle")
@@ -223,7 +228,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[
     for file in ("model.pt", "prior.pt"):
         shutil.copy(MODELS / file, tmp_path / "models")
     runs: list[dict[str, Any]] = []
-    monkeypatch.setattr(cli, "run_configs", lambda root, names, overrides: runs.append(overrides))
+    monkeypatch.setattr("monai_vqprior.cli.running.run_configs", lambda root, names, overrides: runs.append(overrides))
 
     def run(settings: dict[str, Any], *words: str, bundle: Path | None = None) -> dict[str, Any]:
         (tmp_path / "models" / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
