@@ -33,7 +33,7 @@ def bundle(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fine_tune")
     assert main(["train", "--dataset_dir", str(phantom), "--output_dir", str(folder / "run"), *SMALL, *QUICK]) == 0
     bundle = copy_bundle(str(folder / "bundle"))
-    for name in ("model.pt", "prior.pt", "settings.json"):
+    for name in ("model.pt", "prior.pt", "settings.json", "prior_settings.json"):
         shutil.copy(folder / "run" / "models" / name, bundle / "models" / name)
     return bundle
 

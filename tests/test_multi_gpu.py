@@ -109,7 +109,7 @@ def test_vqprior_trains_together(phantom: Path, tmp_path: Path) -> None:
     assert printed.count("multi_gpu_train.json") == 2  # the commands of two stages, each said once
     assert printed.count("validation bits per code to beat") == 1
     assert {path.name for path in (tmp_path / "output" / "models").iterdir()} == {
-        "model.pt", "prior.pt", "settings.json", "vqvae_last.pt", "prior_last.pt"
+        "model.pt", "prior.pt", "settings.json", "prior_settings.json", "vqvae_last.pt", "prior_last.pt"
     }  # fmt: skip
     # The first stage is done; the second goes on, in the process group that the first has left.
     shutil.rmtree(tmp_path / "output" / "tensorboard")

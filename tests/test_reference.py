@@ -128,7 +128,8 @@ def test_every_option_of_every_command_has_a_row() -> None:
 
 
 def test_fields_of_settings() -> None:
-    assert fields("settings.json") == {key for name in ("train", "train_prior") for key in CONFIGS[name]["settings"]}
+    expected = {key for name in ("train", "train_prior") for key in CONFIGS[name]["settings"]}
+    assert fields("settings.json and prior_settings.json") == expected
 
 
 def test_fields_of_splits(phantom: Path, tmp_path: Path) -> None:

@@ -188,9 +188,15 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+PRIOR = "prior_settings.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name"),
+    [*((name, "settings.json") for name in COMMANDS), ("sample a prior", PRIOR), ("resume", PRIOR)],
+)
 def test_nothing_of_a_stranger_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, file_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # To build the parser takes longer than all that is tested here.
@@ -202,7 +208,7 @@ def test_nothing_of_a_stranger_runs(
     Path(folder).mkdir(parents=True, exist_ok=True)
     for file in ("model.pt", "prior.pt", "vqvae_last.pt"):
         (Path(folder) / file).write_bytes(b"weights")  # never come to
-    settings = Path(folder) / "settings.json"
+    settings = Path(folder) / file_name
     words = [*command.split(), "--output_dir", "out"]
     settings.write_bytes(b"{}")
     before = contents(tmp_path)
@@ -213,7 +219,7 @@ def test_nothing_of_a_stranger_runs(
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1, f"{payload}: {lines}"
         assert lines[0].startswith("vqprior: error: "), payload
-        # A new VQ-VAE writes its own codebook over that of the run that it replaces, and nothing is built of that one.
+        # A new autoencoder writes its own codebook over that of the run that it replaces: nothing is built of that one.
         replaced = name == "train anew" and payload.startswith("target") and "data is not a directory" in lines[0]
         assert replaced or str(settings) in lines[0], f"{payload}: {lines[0]}"
         assert len(lines[0]) < 700, payload

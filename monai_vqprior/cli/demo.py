@@ -32,7 +32,7 @@ def demo(options: argparse.Namespace) -> None:
     data = write_phantom(output / "phantom", subjects=options.subjects, size=128, overwrite=options.overwrite)
     common = {"output_dir": str(output.absolute()), "overwrite": options.overwrite}
     on_data = {**common, "dataset_dir": str(data.absolute())}
-    # The prior needs more of a short time than the VQ-VAE.
+    # The prior needs more of a short time than the autoencoder.
     small_prior = {"prior_layers": 8, "max_minutes": 2.25 * options.max_minutes}
     run(options, STACKS[AUTOENCODER], **on_data, spatial_size=128, max_minutes=options.max_minutes)
     run(options, STACKS[PRIOR], **on_data, **small_prior)

@@ -33,10 +33,12 @@ from monai_vqprior.values import (
     number,
 )
 
-__all__ = ["STAGES", "Option", "command_parser", "option_of"]
+__all__ = ["STAGES", "STAGE_NAMES", "Option", "command_parser", "option_of"]
 
 #: The stages of a training, in order.
 STAGES = ("vqvae", "prior")
+#: other names of stages.
+STAGE_NAMES = {"autoencoder": "vqvae"}
 
 #: Settings that the command itself reads, before a configuration is evaluated.
 _READ_HERE = {
@@ -162,7 +164,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"monai_vqprior {__version__}")
     commands = _Commands(parser)
-    _add_train(commands.add_run("train", "train the VQ-VAE, then the prior on its codes"))
+    _add_train(commands.add_run("train", "train the autoencoder, then the prior on its codes"))
     about = "measure SSIM, PSNR, codebook usage and bits per code, and write metrics.json"
     _add_evaluate(commands.add_run("evaluate", about))
     about = "reconstruct slices, and write PNG files and a sheet beside the originals"
@@ -194,14 +196,14 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
     _setting(command, "split", "split to evaluate (default: test)")
-    _setting(command, "ckpt", "weights of the VQ-VAE")
+    _setting(command, "ckpt", "weights of the autoencoder")
     _setting(command, "ckpt_prior", "weights of the prior")
 
 
 def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     _setting(command, "split", "split to reconstruct (default: test)")
     _setting(command, "num_pictures", "slices on the sheet (default: 10)")
-    _setting(command, "ckpt", "weights of the VQ-VAE")
+    _setting(command, "ckpt", "weights of the autoencoder")
 
 
 def _add_neighbors(command: argparse.ArgumentParser) -> None:
@@ -213,8 +215,8 @@ def _add_report(command: argparse.ArgumentParser) -> None:
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
-    stages = choice(*STAGES, "both")
-    _value(command, "stage", stages, "stage to train (default: both)", default="both")
+    stages = choice(*STAGES, *STAGE_NAMES, "both")
+    _value(command, "stage", stages, "stage to train; autoencoder and vqvae are one (default: both)", default="both")
     command.add_argument("--fine_tune", action="store_true", help="start from the weights in the bundle")
     _setting(command, "resume", "continue the run in output_dir, or start one")
     _setting(command, "max_epochs", "length of each stage in epochs (default: 30)")
@@ -223,7 +225,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _setting(command, "early_stop", "validations without improvement after which training stops (default: 0, never)")
     _setting(command, "conditions", "columns to condition the prior on, such as [dementia,slice] (default: none)")
     _setting(command, "amp", "mixed precision where the hardware has it (default: True)")
-    _setting(command, "ckpt", "weights of the VQ-VAE that the prior is trained on")
+    _setting(command, "ckpt", "weights of the autoencoder that the prior is trained on")
 
 
 def _add_sample(command: argparse.ArgumentParser) -> None:
@@ -242,7 +244,7 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
     _setting(command, "num_workers", "processes that sample on a CPU (default: 0, this process only)")
     _setting(command, "condition", "condition to sample for, such as dementia=Mild_Demented,slice=0.5 (default: none)")
     _setting(command, "nifti", "write NIfTI files too")
-    _setting(command, "ckpt", "weights of the VQ-VAE")
+    _setting(command, "ckpt", "weights of the autoencoder")
     _setting(command, "ckpt_prior", "weights of the prior")
 
 
@@ -307,7 +309,7 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
     about = "folder for the results (default: output/demo)"
     _value(command, "output_dir", PATH, about, default="output/demo", metavar="DIR")
     _value(command, "subjects", PHANTOM["subjects"], "subjects of the phantom cohort (default: 40)", default=40)
-    about = "minutes for the VQ-VAE; the prior has 2.25 times as many (default: 1)"
+    about = "minutes for the autoencoder; the prior has 2.25 times as many (default: 1)"
     _value(command, "max_minutes", number(0, 10**6, above=True), about, default=1.0)
     command.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_vqprior.bundles import bundle_root, check_configs, load_configs
-from monai_vqprior.cli.options import STAGES
+from monai_vqprior.cli.options import STAGE_NAMES, STAGES
 from monai_vqprior.cli.running import given, run
 from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
 from monai_vqprior.overrides import check_overrides
@@ -34,7 +34,7 @@ def train(options: argparse.Namespace) -> None:
     """``vqprior train``: one stage or both, one after the other."""
     from monai_vqprior.runs import state_to_resume
 
-    stages = list(STAGES) if options.stage == "both" else [options.stage]
+    stages = list(STAGES) if options.stage == "both" else [STAGE_NAMES.get(options.stage, options.stage)]
     stacks = train_stacks(stages, options.fine_tune)
     models = Path(getattr(options, "override.output_dir", "output")) / "models"
     resume = len(stages) > 1 and getattr(options, "override.resume", False)
@@ -45,7 +45,7 @@ def train(options: argparse.Namespace) -> None:
         changes = {"resume": begun[stage]} if resume else {}
         if stage == PRIOR and resume and begun[stage] and _must_begin_anew(models):
             if os.environ.get("RANK", "0") == "0":
-                print("stage prior: the VQ-VAE is another than before, and so are its codes: the prior begins anew")
+                print("stage prior: the autoencoder has other codes than before: the prior begins anew")
             changes = {"resume": False, "overwrite": True}
         try:
             run(options, stack, **changes)
@@ -66,7 +66,7 @@ def _check_train(options: argparse.Namespace, stacks: Mapping[str, Stack]) -> No
         _check_pretrained(list(stacks), root, options.overrides.get("pretrained"), size)
     if len(stacks) > 1:
         if getattr(options, "override.ckpt", None) is not None:
-            raise InputError("--ckpt names a VQ-VAE that is trained already: pass --stage prior with it.")
+            raise InputError("--ckpt names an autoencoder that is trained already: pass --stage prior with it.")
         # The second stage has the keys of both.
         known = load_configs(root, STACKS[PRIOR].files)
         check_overrides({k: v for k, v in options.overrides.items() if k.split("#")[0] not in known}, known)
@@ -75,7 +75,7 @@ def _check_train(options: argparse.Namespace, stacks: Mapping[str, Stack]) -> No
 
 
 def _must_begin_anew(models: Path) -> bool:
-    """Whether the VQ-VAE of a run is another than the one on whose codes its prior was trained."""
+    """Whether the autoencoder of a run is another than the one on whose codes its prior was trained."""
     from monai_vqprior.runs import PRIOR_SETTINGS, has_other_codes, joined_processes, read_weights, settings_beside
 
     with joined_processes() as processes:

@@ -91,7 +91,7 @@ def check_same_autoencoder(
     """
     if resume and has_other_codes(settings, autoencoder):
         raise InputError(
-            "the prior to resume was trained on the codes of another VQ-VAE, or of this one before it was trained "
+            "the prior to resume was trained on the codes of another autoencoder, or of this one before it was trained "
             "further: train it anew with --stage prior --overwrite, or name those weights with --ckpt."
         )
 
@@ -105,7 +105,7 @@ def tell_of_another_autoencoder(prior: str | os.PathLike[str] | None, autoencode
         autoencoder: what it is used with.
     """
     if prior is not None and has_other_codes(settings_beside(Path(prior).parent, PRIOR_SETTINGS), autoencoder):
-        logger.warning("%s was trained on the codes of another VQ-VAE: name its weights with --ckpt", prior)
+        logger.warning("%s was trained on the codes of another autoencoder: name its weights with --ckpt", prior)
 
 
 def check_conditions(
