@@ -18,9 +18,7 @@ from pathlib import Path
 from monai_vqprior.cli.running import run
 from monai_vqprior.stacks import AUTOENCODER, PRIOR, STACKS
 
-__all__ = [
-    "demo",
-]
+__all__ = ["demo"]
 
 
 def demo(options: argparse.Namespace) -> None:

@@ -22,9 +22,7 @@ from monai_vqprior.cli.commands import COMMANDS
 from monai_vqprior.cli.parsing import parse_command
 from monai_vqprior.errors import chain_of, input_error_in, system_error_in
 
-__all__ = [
-    "main",
-]
+__all__ = ["main"]
 
 _OUTPUT = ("output", "output_dir")  # options with the folder that a command writes to
 _OUTPUT_CLOSED = 141  # as a shell tells of a program whose reader has gone

@@ -21,9 +21,7 @@ from monai_vqprior.cli.options import command_parser, option_of
 from monai_vqprior.errors import InputError
 from monai_vqprior.values import SETTINGS, literal
 
-__all__ = [
-    "parse_command",
-]
+__all__ = ["parse_command"]
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> argparse.Namespace:

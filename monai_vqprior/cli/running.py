@@ -17,10 +17,7 @@ from typing import Any
 from monai_vqprior.bundles import bundle_root, run_configs
 from monai_vqprior.stacks import Stack, resolve
 
-__all__ = [
-    "given",
-    "run",
-]
+__all__ = ["given", "run"]
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:

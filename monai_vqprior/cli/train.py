@@ -25,9 +25,7 @@ from monai_vqprior.overrides import check_overrides
 from monai_vqprior.stacks import AUTOENCODER, PRIOR, STACKS, WEIGHTS, Stack, resolve, train_stacks
 from monai_vqprior.values import is_expression
 
-__all__ = [
-    "train",
-]
+__all__ = ["train"]
 
 
 def train(options: argparse.Namespace) -> None:

@@ -47,7 +47,15 @@ from monai_vqprior.runs.settings import (
 from monai_vqprior.runs.slice_scale import check_scale, slice_scale
 from monai_vqprior.runs.training import PriorTrainingRun, TrainingRun
 from monai_vqprior.runs.training_folder import TrainingFolder, state_to_resume
-from monai_vqprior.runs.weights import find_checkpoint, load_weights, read_checkpoint, read_weights, unwrap
+from monai_vqprior.runs.weights import (
+    find_checkpoint,
+    is_finite,
+    load_weights,
+    read_checkpoint,
+    read_weights,
+    unwrap,
+    write_checkpoint,
+)
 
 __all__ = [
     "AUTOENCODER_SETTINGS",
@@ -78,6 +86,7 @@ __all__ = [
     "find_checkpoint",
     "fingerprint",
     "has_other_codes",
+    "is_finite",
     "joined_processes",
     "keep_freed_memory",
     "load_weights",
@@ -95,5 +104,6 @@ __all__ = [
     "tell",
     "tell_of_another_autoencoder",
     "unwrap",
+    "write_checkpoint",
     "write_settings",
 ]

@@ -17,10 +17,7 @@ import torch
 
 from monai_vqprior.errors import InputError
 
-__all__ = [
-    "mixed_precision",
-    "select_device",
-]
+__all__ = ["mixed_precision", "select_device"]
 
 
 def select_device(name: str | torch.device | None = None) -> torch.device:

@@ -22,10 +22,7 @@ from monai_vqprior.files import path_before, tell
 from monai_vqprior.outputs import check_writable, log_folder
 from monai_vqprior.runs.settings import AUTOENCODER_SETTINGS, settings_beside
 
-__all__ = [
-    "TrainingFolder",
-    "state_to_resume",
-]
+__all__ = ["TrainingFolder", "state_to_resume"]
 
 
 class TrainingFolder:

@@ -11,24 +11,29 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.nn as nn
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import atomic_path, path_before
 from monai_vqprior.runs.container import container_fault, content_fault, spare_of
 
 __all__ = [
     "find_checkpoint",
+    "is_finite",
     "load_weights",
     "read_checkpoint",
     "read_weights",
     "unwrap",
+    "write_checkpoint",
 ]
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,11 @@ logger = logging.getLogger(__name__)
 def unwrap(network: nn.Module) -> nn.Module:
     """The network inside a :class:`torch.nn.parallel.DistributedDataParallel`, or the network itself."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether all weights of a network are numbers."""
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
 def find_checkpoint(
@@ -102,6 +112,30 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if fault is not None:
         raise _unreadable(path, fault)
     return dict(content)
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any], keep_before: bool = False) -> None:
+    """
+    Write a checkpoint from process 0, all of it or nothing, and keep the one before on request.
+
+    Raises:
+        InputError: when it cannot be written, on a full disk for instance.
+    """
+    if idist.get_rank() != 0:
+        return
+    # Torch would hide the reason of a failure behind an error of its own.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+            if keep_before and path.is_file():
+                path.replace(path_before(path))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); what was there before is kept: make room, and go on with "
+            "--resume."
+        ) from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
