@@ -26,8 +26,8 @@ from scipy.stats import spearmanr
 from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser
 from monai_vqprior.data import ConditionTable, SliceDataset, SliceFolder
-from monai_vqprior.engines import read_settings
 from monai_vqprior.files import write_text
+from monai_vqprior.runs import read_settings
 from monai_vqprior.transforms import LoadSliced
 
 SAMPLE = ["inference.json", "sample.json"]

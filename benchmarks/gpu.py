@@ -25,9 +25,9 @@ from benchmarks.record import Row, add_json_option, finish
 from benchmarks.sampler import CODES, sampling, sketched, transformer_seconds
 from benchmarks.timing import medians_of
 from benchmarks.tokenizer import TUTORIAL, name_of, peak_bytes, training_step
-from monai_vqprior.engines import mixed_precision
 from monai_vqprior.losses import BitsPerCodeLoss
 from monai_vqprior.networks import AutoencoderVQ
+from monai_vqprior.runs import mixed_precision
 
 #: channels, layers and kernel of the bundle's prior.
 PRIOR = (64, 12, 3)

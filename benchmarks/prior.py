@@ -30,7 +30,7 @@ from monai.utils import set_determinism
 from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser, run_parser
 from monai_vqprior.bundles import bundle_root, load_configs
-from monai_vqprior.engines import read_settings
+from monai_vqprior.runs import read_settings
 
 PRIOR = ["train.json", "train_prior.json"]
 #: a point of a curve: seconds of training, grids seen, validation bits a code.

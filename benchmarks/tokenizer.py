@@ -34,11 +34,11 @@ from benchmarks.study import STUDY
 from benchmarks.timing import medians_of
 from benchmarks.training import bundle_parser, run_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
-from monai_vqprior.engines import keep_freed_memory, mixed_precision
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import TokenizerLoss
 from monai_vqprior.metrics import BRAIN_THRESHOLD, MaskedSSIMMetric, count_codes, perplexity
 from monai_vqprior.networks import AutoencoderVQ
+from monai_vqprior.runs import keep_freed_memory, mixed_precision
 from monai_vqprior.transforms import BytesToUnit, LoadSliced
 
 Row = dict[str, float]

@@ -18,7 +18,7 @@ import shlex
 import shutil
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,18 @@ from typing import Any
 from monai_vqprior.config_text import as_config
 from monai_vqprior.errors import InputError
 from monai_vqprior.failures import explain_failure
-from monai_vqprior.files import atomic_path, claim_output, read_json
-from monai_vqprior.overrides import check_overrides, unknown_argument
+from monai_vqprior.files import atomic_path, read_json
+from monai_vqprior.outputs import OutputFolder
+from monai_vqprior.overrides import check_overrides
 
 __all__ = [
     "bundle_root",
     "check_configs",
     "command_line",
     "copy_bundle",
-    "named_codebooks",
+    "load_configs",
     "pack_bundle",
     "run_configs",
-    "saved_settings",
-    "setting_keys",
-    "unknown_argument",
 ]
 
 #: what the model zoo wants of this bundle: its files, those that this package needs, and at most so many bytes a file.
@@ -54,8 +52,6 @@ _ZOO_FILES = (
     "models/prior.pt",
 )
 _ZOO_BYTES = 25_000_000
-#: what settings meant to priors that were trained before there were such settings.
-_BEFORE = {"prior_sketch_block": 0}
 
 
 def bundle_root(given: str | None = None) -> Path:
@@ -77,7 +73,7 @@ def bundle_root(given: str | None = None) -> Path:
 def copy_bundle(output: str, given: str | None = None, overwrite: bool = False) -> Path:
     """Copy the bundle to a new or empty folder, to edit it or to share it, and return the folder."""
     root = bundle_root(given)
-    target = claim_output(output, overwrite, what="bundle")
+    target = OutputFolder(output, overwrite).claim("bundle")
     for file in _files(root):
         with atomic_path(target / file) as temporary:
             shutil.copyfile(root / file, temporary)
@@ -164,77 +160,6 @@ def load_configs(root: Path, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         merged.update(ConfigParser.load_config_file(str(root / "configs" / name)))
     return merged
-
-
-def setting_keys(root: Path, names: Sequence[str]) -> set[str]:
-    """Which settings a stack of configurations writes down beside the weights that it trains."""
-    settings = load_configs(root, names).get("settings")
-    return set(settings) if isinstance(settings, dict) else set()
-
-
-def named_codebooks(*configs: Mapping[str, Any]) -> set[str]:
-    """The classes of codebooks that configurations or overrides name: their authors chose them."""
-    told = [config.get(key) for config in configs for key in ("codebook#_target_", "codebook::_target_")]
-    parts = [config.get("codebook") for config in configs]
-    told += [part.get("_target_") for part in parts if isinstance(part, dict)]
-    return {target for target in told if isinstance(target, str)}
-
-
-def saved_settings(
-    folders: Sequence[str | Path],
-    prior_folders: Sequence[str | Path],
-    config: Mapping[str, Any],
-    prior_keys: Collection[str],
-    keys: Collection[str] | None = None,
-    codebooks: Collection[str] | None = (),
-) -> dict[str, Any]:
-    """
-    The settings that trained networks have beside them, where they differ from a configuration.
-
-    Args:
-        folders: folders of the VQ-VAE; the first with a ``settings.json`` counts.
-        prior_folders: folders of the prior, likewise.
-        config: the configuration.
-        prior_keys: which settings are the prior's.
-        keys: see :func:`monai_vqprior.engines.read_settings`.
-        codebooks: likewise.
-
-    Returns:
-        values of top-level keys of the configuration.
-
-    Raises:
-        InputError: when a file cannot be read, or holds more than data.
-    """
-    found, found_prior = (_first_settings(some, keys, codebooks) for some in (folders, prior_folders))
-    own = {key: value for key, value in found.items() if key not in prior_keys}
-    prior = {key: value for key, value in found_prior.items() if key in prior_keys}
-    if "prior_layers" in prior:
-        prior = {**_BEFORE, **prior}
-    settings = {**own, **prior}
-    told = {**config, **settings}
-    return {key: value for key, value in settings.items() if key in config and _value(config[key], told) != value}
-
-
-def _first_settings(
-    folders: Sequence[str | Path], keys: Collection[str] | None, codebooks: Collection[str] | None
-) -> dict[str, Any]:
-    """The first ``settings.json`` in some folders, an empty dictionary where there is none."""
-    for folder in folders:
-        path = Path(folder) / "settings.json"
-        if path.is_file():
-            from monai_vqprior.engines import read_settings
-
-            return read_settings(path, keys, codebooks)
-    return {}
-
-
-def _value(item: Any, config: Mapping[str, Any]) -> Any:
-    """An item of a configuration with plain references to top-level keys replaced by their values."""
-    if isinstance(item, dict):
-        return {key: _value(value, config) for key, value in item.items()}
-    if isinstance(item, str) and item.startswith("@"):
-        return config.get(item[1:], item)
-    return item
 
 
 def command_line(root: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from monai_vqprior.errors import InputError, reason_of
+from monai_vqprior.outputs import TEMPORARY, check_writable, claim_output, log_folder
 
 __all__ = [
     "MOST_PIXELS",
@@ -42,9 +43,6 @@ __all__ = [
     "write_png",
     "write_text",
 ]
-
-_TEMPORARY = ".partial-"
-_PROBE = b"0" * 65536  # what a disk must have room for
 
 # A header of a few bytes can claim any number of pixels or voxels, and a small file can hold it; what is decoded takes
 # some bytes for each.
@@ -89,7 +87,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         names = [Path(os.fsdecode(name)).name for name in (error.filename, error.filename2) if name is not None]
-        if not names or any(name.startswith(_TEMPORARY) for name in names):
+        if not names or any(name.startswith(TEMPORARY) for name in names):
             error.filename, error.filename2 = str(target), None
         raise
 
@@ -99,7 +97,7 @@ def _renamed_to(target: Path) -> Iterator[Path]:
     """A temporary path that becomes ``target``."""
     target.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(target.suffixes[-2:]) or ".file"  # a name of nothing but a suffix is refused by torch.save
-    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=suffix, dir=target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=suffix, dir=target.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -150,54 +148,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
-
-
-def log_folder(path: str | os.PathLike[str]) -> str:
-    """
-    A path of a folder that TensorBoard can write to, whose own paths must be UTF-8; made if need be.
-
-    Args:
-        path: the folder, of any bytes.
-
-    Returns:
-        the path itself where it is UTF-8, else one that leads there by way of the folder, open until the process ends.
-
-    Raises:
-        InputError: when the system has no such other path.
-    """
-    folder = os.fspath(path)
-    try:
-        folder.encode()
-    except UnicodeEncodeError:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        other = Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}")
-        if not other.is_dir():
-            raise InputError(f"{folder} is not UTF-8, and TensorBoard cannot write there: name another.") from None
-        return str(other)
-    return folder
-
-
-def claim_output(path: str | os.PathLike[str], overwrite: bool = False, what: str = "files") -> Path:
-    """
-    Make the folder that results go to, and refuse one that holds something already.
-
-    Args:
-        path: the output folder; made with its parents if it is missing.
-        overwrite: whether a folder that is not empty may be written into.
-        what: the word for its content in the error message, such as "slices".
-
-    Returns:
-        the folder.
-
-    Raises:
-        InputError: when the folder cannot be made or written to, or is not empty and ``overwrite`` is false.
-    """
-    folder = Path(path)
-    check_writable(folder, what)
-    if folder.is_dir() and not overwrite and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty: name another folder for the {what}, or pass --overwrite.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def check_extent(path: str | os.PathLike[str], shape: Sequence[int]) -> None:
@@ -318,45 +268,3 @@ def _check_plain(content: Any) -> None:
         if not level:
             return
     raise ValueError(f"more than {_MOST_LEVELS} levels")
-
-
-def check_writable(folder: str | os.PathLike[str], what: str = "results") -> None:
-    """
-    Refuse a folder that cannot be made or written to, before hours of work whose results go there.
-
-    A probe is written, into the folder or the nearest above it that exists, and leaves nothing behind. Several
-    processes may do so at once.
-
-    Args:
-        folder: the folder, which need not exist.
-        what: the word for its content in the error message, such as "slices".
-
-    Raises:
-        InputError: naming the folder and what the file system says.
-    """
-    folder = Path(folder)
-    try:
-        place = next(parent for parent in (folder, *folder.absolute().parents) if _exists(parent))
-        if not place.is_dir():
-            raise InputError(f"{place} is a file: name a folder for the {what}.")
-        for name in folder.absolute().relative_to(place.absolute()).parts:
-            _exists(place / name)  # it does not, and a name that is too long never will
-        with tempfile.TemporaryFile(prefix=_TEMPORARY, dir=place) as probe:
-            probe.write(_PROBE)
-            probe.flush()
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        # What is no path at all, such as one with a null byte, is a ValueError.
-        reason = error.strerror if isinstance(error, OSError) else reason_of(error)
-        raise InputError(f"{folder} cannot be written to ({reason}): name another folder for the {what}.") from error
-
-
-def _exists(path: Path) -> bool:
-    """Whether a path leads to something, or is a link to nothing; an error means that nothing can be there."""
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    path.stat()
-    return True

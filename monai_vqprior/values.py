@@ -300,7 +300,7 @@ SETTINGS: dict[str, Kind] = {
     "intensity_prob": _SHARE,
     "gamma_range": either(number(1, 100, above=True), several(number(0, 100, above=True), 2, 2)),
     "flip_prob": _SHARE,
-    # the VQ-VAE
+    # the autoencoder
     "spatial_size": optional(SIZE),  # in neighbors.json that of the samples where it is null
     "max_value": optional(number(0, 2**32, above=True)),
     "channels": several(whole(1, 8192)),

@@ -25,8 +25,8 @@ from warm_python import run_python
 
 import monai_vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
-from monai_vqprior.engines import fingerprint
 from monai_vqprior.errors import input_error_in
+from monai_vqprior.runs import fingerprint
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS
 
@@ -82,6 +82,7 @@ def test_network_definitions_agree() -> None:
         "num_embeddings", "embedding_dim", "codebook", "split_by", "subject_pattern",
     }  # fmt: skip
     assert set(train["settings"]) == rebuilt
+    assert {"split_by", "subject_pattern"} <= set(parser("train_prior")["settings"])
     for key in ("stride", *rebuilt):
         assert train[key] == inference[key], key
     assert train["train"]["preprocessing"] == inference["preprocessing"] == parser("neighbors")["preprocessing"]
@@ -112,10 +113,15 @@ def test_every_setting_is_checked_before_anything_else(stack: str, overlay: str 
     config.read_config([*config_files(stack), *([] if overlay is None else [f"{BUNDLE}/configs/{overlay}.json"])])
     settings = [key for key in config.get() if key in SETTINGS]
     assert len(settings) >= 9
-    assert config["checked"] == {key: f"@{key}" for key in settings}
-    begin = config["initialize" if stack == "neighbors" else "begin"]
-    device = "$monai_vqprior.engines.select_device(@device)"  # which other settings are evaluated by
-    assert begin[:2] == [device, "$monai_vqprior.engines.check_settings(**@checked)"]
+    checked = dict(config["checked"])
+    assert checked.pop("_target_") == "monai_vqprior.runs.checked_settings"
+    assert checked == {key: f"@{key}" for key in settings}
+    first = config["initialize" if stack == "neighbors" else "begin"][0]
+    run = list(config[first.removeprefix("@")].items())
+    assert run[0][0] == "_target_"
+    # The device, which other settings are evaluated by, and then all settings.
+    device = {"_target_": "monai_vqprior.runs.select_device", "name": "@device"}
+    assert run[1:3] == [("device", device), ("settings", "@checked")]
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -180,8 +186,8 @@ def test_zoo_properties(workflow_type: str, trained: Path, phantom: Path) -> Non
 
 def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
     weights = torch.load(trained / "models" / "model.pt", weights_only=True)
+    of_data = {"split_by": "subject", "subject_pattern": None}
     assert json.loads((trained / "models" / "settings.json").read_text()) == {
-        "autoencoder_weights": fingerprint(weights),
         **{key: SMALL[key] for key in ("spatial_size", "channels", "num_embeddings", "embedding_dim")},
         "max_value": 255,
         "patch_size": 4,
@@ -191,10 +197,13 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
             **parser("train")["codebook"],
             **{key: SMALL[key] for key in ("num_embeddings", "embedding_dim")},
         },
+        **of_data,
+    }
+    assert json.loads((trained / "models" / "prior_settings.json").read_text()) == {
+        "autoencoder_weights": fingerprint(weights),
         **SMALL_PRIOR,
         "conditions": [],
-        "split_by": "subject",
-        "subject_pattern": None,
+        **of_data,
     }
     rule = json.loads((trained / "splits.json").read_text())
     assert (rule["rule"], rule["subjects"], rule["dealt"]) == ("numbered names (patient7, case_441)", 8, False)
@@ -260,7 +269,7 @@ def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:
         "train_prior", tmp_path, dataset_dir=phantom, max_epochs=1, conditions=conditions, prior_views=2, **options
     )
     assert "conditions: ventricle_size (mean" in printed
-    settings = json.loads((tmp_path / "output" / "models" / "settings.json").read_text())
+    settings = json.loads((tmp_path / "output" / "models" / "prior_settings.json").read_text())
     assert [condition["name"] for condition in settings["conditions"]] == ["ventricle_size", "slice"]
     options |= {"conditions": settings["conditions"], "condition": "slice=0.5,ventricle_size=0.9"}
     monai_run("sample", tmp_path, num_samples=1, tile_size=1, **options)

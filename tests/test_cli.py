@@ -52,7 +52,7 @@ def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def test_training_leaves_weights_states_and_settings(run: Path) -> None:
     files = {path.name for path in (run / "models").iterdir()}
-    assert files == {"model.pt", "prior.pt", "vqvae_last.pt", "prior_last.pt", "settings.json"}
+    assert files == {"model.pt", "prior.pt", "vqvae_last.pt", "prior_last.pt", "settings.json", "prior_settings.json"}
     weights = torch.load(run / "models" / "model.pt", weights_only=True)
     assert weights["codebook.embedding"].shape == (16, 4)
 
@@ -240,22 +240,22 @@ def test_an_argument_of_a_component_that_is_asked_for(
 def test_a_prior_of_other_codes_does_not_go_on(
     run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A VQ-VAE that is trained further has other codes, of which the prior of before knows nothing."""
+    """An autoencoder that is trained further has other codes, of which the prior of before knows nothing."""
     output = shutil.copytree(run, tmp_path / "run")
     assert train(phantom, output, "--stage", "vqvae", "--resume", "--max_epochs", "3", "--learning_rate", "0.01") == 0
     assert (output / "models" / "model.pt").read_bytes() != (run / "models" / "model.pt").read_bytes()
     capsys.readouterr()
     words = ["--output_dir", output, "--device", "cpu"]
     resumed = ["train", "--stage", "prior", "--dataset_dir", phantom, *words, "--resume", "--max_epochs", "2"]
-    assert "trained on the codes of another VQ-VAE" in fails(capsys, *resumed)
+    assert "trained on the codes of another autoencoder" in fails(capsys, *resumed)
     assert main([str(word) for word in ["sample", *words, "--num_samples", 1]]) == 0
-    assert "prior.pt was trained on the codes of another VQ-VAE" in capsys.readouterr().err
+    assert "prior.pt was trained on the codes of another autoencoder" in capsys.readouterr().err
     before = (output / "models" / "prior.pt").read_bytes()
     assert train(phantom, output, "--resume", "--max_epochs", "3") == 0  # both stages, of which the first is done
     assert "the prior begins anew" in capsys.readouterr().out
     assert (output / "models" / "prior.pt").read_bytes() != before
     assert main([str(word) for word in ["sample", *words, "--num_samples", 1, "--overwrite"]]) == 0
-    assert "another VQ-VAE" not in capsys.readouterr().err
+    assert "another autoencoder" not in capsys.readouterr().err
 
 
 def test_evaluate_without_a_prior(run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +265,7 @@ def test_evaluate_without_a_prior(run: Path, phantom: Path, tmp_path: Path, caps
     words = ["evaluate", "--dataset_dir", str(phantom), "--output_dir", str(tmp_path), "--device", "cpu"]
     assert main(words) == 0
     assert "no prior yet" in capsys.readouterr().out
-    # That of the bundle knows the codes of the bundle's VQ-VAE, not of this one.
+    # That of the bundle knows the codes of the bundle's autoencoder, not of this one.
     assert "there is no prior.pt in" in fails(capsys, "sample", "--output_dir", tmp_path, "--device", "cpu")
 
 
@@ -407,6 +407,7 @@ def test_resume_begins_where_there_is_no_run(phantom: Path, tmp_path: Path, caps
     commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
     assert "entropy_weight" not in commands[0]  # which the bundle's codebook has another one of
     settings = json.loads((tmp_path / "models" / "settings.json").read_text(encoding="utf-8"))
+    settings |= json.loads((tmp_path / "models" / "prior_settings.json").read_text(encoding="utf-8"))
     assert settings["codebook"]["entropy_weight"] == 0.012
     assert (settings["spatial_size"], settings["prior_layers"]) == (32, 2)
 
@@ -414,7 +415,7 @@ def test_resume_begins_where_there_is_no_run(phantom: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--ckpt", "missing.pt"], "--ckpt names a VQ-VAE that is trained already: pass --stage prior with it"),
+        (["--ckpt", "missing.pt"], "--ckpt names an autoencoder that is trained already: pass --stage prior with it"),
         (["--conditions", "0"], "conditions must be a list of names of columns, such as [dementia,slice], got 0"),
         (["--conditions", "height"], "there is no condition 'height'"),
         (["--prior_layers", "0"], "prior_layers must be a whole number in 1..1024, got 0"),

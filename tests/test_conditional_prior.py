@@ -78,7 +78,9 @@ def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    return json.loads((run / "models" / "settings.json").read_text())
+    """The settings of both networks."""
+    files = (run / "models" / name for name in ("settings.json", "prior_settings.json"))
+    return {key: value for file in files for key, value in json.loads(file.read_text()).items()}
 
 
 def networks(run: Path) -> tuple[AutoencoderVQ, GatedPixelCNN]:
@@ -245,9 +247,9 @@ def test_wrong_conditions_of_sample(
     assert not (run / "samples").exists()
 
 
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("named", "file_name"), [(True, "prior_settings.json"), (False, "settings.json")])
 def test_a_conditional_prior_in_a_folder_of_its_own(
-    run: Path, named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, named: bool, file_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each network has its settings beside its weights."""
     (tmp_path / "vqvae").mkdir()
@@ -256,8 +258,9 @@ def test_a_conditional_prior_in_a_folder_of_its_own(
     shutil.copy(run / "models" / "model.pt", tmp_path / "vqvae")
     shutil.copy(run / "models" / "prior.pt", tmp_path / "prior" / "models")
     own = {key: value for key, value in known.items() if key.startswith("prior_") or key == "conditions"}
-    for folder, part in (("prior/models", own), ("vqvae", {k: v for k, v in known.items() if k not in own})):
-        (tmp_path / folder / "settings.json").write_text(json.dumps(part))
+    of_autoencoder = {key: value for key, value in known.items() if key not in own}
+    (tmp_path / "prior" / "models" / file_name).write_text(json.dumps(own))
+    (tmp_path / "vqvae" / "settings.json").write_text(json.dumps(of_autoencoder))
     words = ["sample", "--ckpt", tmp_path / "vqvae" / "model.pt", "--device", "cpu", "--num_samples", 2]
     if named:
         words += ["--ckpt_prior", tmp_path / "prior" / "models" / "prior.pt", "--output_dir", tmp_path / "out"]

@@ -107,7 +107,8 @@ def test_the_wheel_holds_the_package_and_the_bundle(dist: Path) -> None:
         expected |= {f"monai_vqprior/bundle/{folder}/{path.name}" for path in (ROOT / "bundle" / folder).iterdir()}
     others = {name for name in names - expected if ".dist-info/" not in name}
     assert not expected - names
-    assert others <= {"monai_vqprior/bundle/models/settings.json"}  # beside weights that are shipped
+    beside_weights = {f"monai_vqprior/bundle/models/{name}" for name in ("settings.json", "prior_settings.json")}
+    assert others <= beside_weights
 
 
 def test_the_wheel_from_the_sdist_is_the_same(dist: Path) -> None:

@@ -32,7 +32,7 @@ QUICK = words({**ON_CPU, "max_epochs": 1})
 def bundle(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with weights of both networks and their settings."""
     bundle = copy_bundle(str(tmp_path_factory.mktemp("fine_tune") / "bundle"))
-    for name in ("model.pt", "prior.pt", "settings.json"):
+    for name in ("model.pt", "prior.pt", "settings.json", "prior_settings.json"):
         shutil.copy(small_run / "models" / name, bundle / "models" / name)
     return bundle
 

@@ -25,7 +25,6 @@ import pytest
 import torch
 
 from monai_vqprior.bundles import bundle_root
-from monai_vqprior.engines import mixed_precision, select_device
 from monai_vqprior.inferers import TokenizerInferer, VQPriorInferer, encode_grids
 from monai_vqprior.losses import TokenizerLoss, ssim_map
 from monai_vqprior.metrics import nearest_images
@@ -39,6 +38,7 @@ from monai_vqprior.networks import (
     GatedPixelCNN,
     HierarchicalPrior,
 )
+from monai_vqprior.runs import mixed_precision, select_device
 
 pytestmark = pytest.mark.gpu
 

@@ -24,15 +24,15 @@ PACKAGE = Path(monai_vqprior.__file__).parent
 
 # Each room may import from itself and from the rooms before it.
 ORDER = [
-    ["errors", "files", "values"],
+    ["errors", "files", "outputs", "values"],
     ["data", "transforms", "volumes"],
     ["sampling"],
     ["networks"],
     ["losses"],
-    ["engines", "inferers", "metrics"],
+    ["engines", "inferers", "metrics", "runs"],
     ["handlers"],
     ["report"],
-    ["bundles", "cli", "config_text", "failures", "options", "overrides", "__main__", "__init__"],
+    ["bundles", "cli", "config_text", "failures", "overrides", "stacks", "__main__", "__init__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

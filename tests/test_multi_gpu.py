@@ -24,8 +24,8 @@ from small import AUTOENCODER, ON_CPU, PRIOR
 from warm_python import run_ranks
 
 from monai_vqprior.data import SliceFolder
-from monai_vqprior.engines import single_process, start_processes
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs import single_process, start_processes
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +39,7 @@ SMALL_PRIOR = {**PRIOR, "conditions": ["slice"]}
 
 #: What each process tells of itself at the end, in a file of its own: its weights, and what it found and holds.
 TELL = (
-    "$torch.save(dict(weights=monai_vqprior.engines.fingerprint(@network), metrics=@validate#evaluator.state.metrics, "
+    "$torch.save(dict(weights=monai_vqprior.runs.fingerprint(@network), metrics=@validate#evaluator.state.metrics, "
     "seen=len(@train#sampler), validated=len(@validate#sampler), board=@tensorboard is not None), "
     "os.path.join(@output_dir, @stage + '.' + str(@processes.rank) + '.pt'))"
 )
@@ -108,7 +108,7 @@ def test_vqprior_trains_together(phantom: Path, tmp_path: Path) -> None:
     assert printed.count("multi_gpu_train.json") == 2  # the commands of two stages, each said once
     assert printed.count("validation bits per code to beat") == 1
     assert {path.name for path in (tmp_path / "output" / "models").iterdir()} == {
-        "model.pt", "prior.pt", "settings.json", "vqvae_last.pt", "prior_last.pt"
+        "model.pt", "prior.pt", "settings.json", "prior_settings.json", "vqvae_last.pt", "prior_last.pt"
     }  # fmt: skip
     # The first stage is done; the second goes on, in the process group that the first has left.
     shutil.rmtree(tmp_path / "output" / "tensorboard")

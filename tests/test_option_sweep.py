@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from monai_vqprior.cli import main
-from monai_vqprior.options import Option, command_parser, parse_command
+from monai_vqprior.cli.options import Option, command_parser
+from monai_vqprior.cli.parsing import parse_command
 from monai_vqprior.values import PHANTOM, PREPARE, SETTINGS, Kind
 
 # Every option of every command with nonsense. The options are found in the parser itself, so that a new one is here by
@@ -128,7 +129,7 @@ PARSER = command_parser()
 @pytest.fixture(autouse=True)
 def _one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     """To build the parser takes most of the time of a refusal."""
-    monkeypatch.setattr("monai_vqprior.options.command_parser", lambda: PARSER)
+    monkeypatch.setattr("monai_vqprior.cli.parsing.command_parser", lambda: PARSER)
 
 
 def value_options() -> list[tuple[str, argparse.Action]]:

@@ -20,9 +20,9 @@ from monai.bundle import ckpt_export
 from monai.networks.nets import VQVAE
 
 from monai_vqprior.cli import main
-from monai_vqprior.engines import check_grids, check_trainable, code_vectors, fingerprint, load_weights, start_prior
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks import AutoencoderVQ, CodeSketch, EMACodebook, FSQCodebook, GatedPixelCNN
+from monai_vqprior.runs import check_grids, check_trainable, code_vectors, fingerprint, load_weights, start_prior
 
 pytestmark = pytest.mark.integration
 
@@ -91,7 +91,7 @@ def test_exported_network_keeps_its_weights(
     assert "run/models/model.pt is not used" in capfd.readouterr().err
     assert main(["train", "--stage", "prior", *on_data, *QUICK, *scripted, *SKETCH]) == 0
     assert main(["sample", "--output_dir", "run", "--num_samples", "2", *scripted]) == 0
-    assert "another VQ-VAE" not in capfd.readouterr().err
+    assert "another autoencoder" not in capfd.readouterr().err
     assert main(["train", "--stage", "vqvae", *on_data, *QUICK, *scripted, "--overwrite"]) == 2
 
 
@@ -120,7 +120,7 @@ def test_a_prior_begins_without_vectors(caplog: pytest.LogCaptureFixture) -> Non
     before = prior.state_dict()["position_logits"].clone()
     grids = torch.randint(3, (20, 4, 4))
     start_prior(prior, grids, None)
-    assert "tells no vectors" in caplog.text
+    assert "has no vectors" in caplog.text
     assert not torch.equal(prior.state_dict()["position_logits"], before)
     assert prior(grids).softmax(1)[:, 3:].sum(1).max() < 0.2
 

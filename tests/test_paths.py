@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
 from monai_vqprior.cli import main
+from monai_vqprior.cli.parsing import parse_command
 from monai_vqprior.config_text import as_config
-from monai_vqprior.engines import check_settings, log_folder
 from monai_vqprior.errors import InputError, one_line, reason_of
 from monai_vqprior.files import read_json, tell, write_text
-from monai_vqprior.options import parse_command
+from monai_vqprior.outputs import log_folder
+from monai_vqprior.runs import check_settings
 
 pytestmark = pytest.mark.integration
 

@@ -23,8 +23,8 @@ import torch
 
 import monai_vqprior
 from monai_vqprior.bundles import bundle_root, load_configs
-from monai_vqprior.cli import _knows
-from monai_vqprior.options import command_parser
+from monai_vqprior.cli.options import command_parser
+from monai_vqprior.stacks import fits
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("tutorial", "how-to", "reference", "explanation")
@@ -77,15 +77,16 @@ def test_vqprior_commands_of_documents_parse() -> None:
         _, rest = command_parser().parse_known_args(words)
         overrides = {word[2:]: None for word in rest if word.startswith("--")}
         for key in overrides:
-            assert any(_knows(config, key, overrides) for config in configs), f"{command}: --{key}"
+            assert any(fits(config, key, overrides) for config in configs), f"{command}: --{key}"
 
 
 def test_configurations_of_documents_exist() -> None:
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
         for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
-            outputs = {"metrics.json", "settings.json", "metadata.json", "phantom.json", "samples.json", "splits.json"}
-            outputs |= {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")} | {"gpu.json"}
+            outputs = {"metrics.json", "settings.json", "prior_settings.json", "metadata.json", "phantom.json"}
+            outputs |= {"samples.json", "splits.json", "gpu.json"}
+            outputs |= {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
             assert name in outputs or (ROOT / "bundle" / "configs" / name).is_file(), f"{document}: {name}"
 
 

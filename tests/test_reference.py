@@ -24,11 +24,11 @@ import pytest
 import torch
 
 from monai_vqprior.cli import main
+from monai_vqprior.cli.options import command_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.data.prepare import _OWN_COLUMNS
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
-from monai_vqprior.options import command_parser
 from monai_vqprior.report import code_baselines, summarize, write_samples
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS, is_expression
@@ -128,7 +128,8 @@ def test_every_option_of_every_command_has_a_row() -> None:
 
 
 def test_fields_of_settings() -> None:
-    assert fields("settings.json") == {key for name in ("train", "train_prior") for key in CONFIGS[name]["settings"]}
+    expected = {key for name in ("train", "train_prior") for key in CONFIGS[name]["settings"]}
+    assert fields("settings.json and prior_settings.json") == expected
 
 
 def test_fields_of_splits(phantom: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def _ctrl_c_interrupts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tokenizer(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a VQ-VAE."""
+    """Weights of an autoencoder."""
     output = tmp_path_factory.mktemp("tokenizer")
     with pytest.MonkeyPatch.context() as patch:
         assert Training("vqvae", phantom, patch).run(output) == 0

@@ -102,12 +102,12 @@ def test_later_commands_deal_alike(run: Path, nameless: Path, capsys: pytest.Cap
 
 
 def test_a_prior_of_its_own_and_a_run_that_is_tuned(run: Path, nameless: Path, phantom: Path, tmp_path: Path) -> None:
-    """A prior in another folder remembers the splits of its VQ-VAE; weights that are tuned on other data do not."""
+    """A prior in another folder remembers the splits of its autoencoder; weights tuned on other data do not."""
     weights = str(run / "models" / "model.pt")
     assert command("train", nameless, tmp_path / "prior", *SMALL, "--stage", "prior", "--ckpt", weights) == 0
-    assert json.loads((tmp_path / "prior" / "models" / "settings.json").read_text())["subject_pattern"] == PATTERN
+    assert json.loads((tmp_path / "prior" / "models" / "prior_settings.json").read_text())["subject_pattern"] == PATTERN
     bundle = copy_bundle(str(tmp_path / "bundle"))
-    for name in ("model.pt", "prior.pt", "settings.json"):
+    for name in ("model.pt", "prior.pt", "settings.json", "prior_settings.json"):
         shutil.copy(run / "models" / name, bundle / "models" / name)
     tune = ["--fine_tune", "--bundle", str(bundle), *words({**ON_CPU, "max_epochs": 1})]
     assert command("train", phantom, tmp_path / "tuned", *tune) == 0
@@ -120,8 +120,11 @@ def test_a_prior_of_its_own_and_a_run_that_is_tuned(run: Path, nameless: Path, p
 def test_a_run_of_an_earlier_version(run: Path, phantom: Path, tmp_path: Path) -> None:
     """Its settings say nothing of all this."""
     output = shutil.copytree(run, tmp_path / "run")
-    path = output / "models" / "settings.json"
-    before = json.loads(path.read_text())
+    models = output / "models"
+    before = {**json.loads((models / "settings.json").read_text())}
+    before |= json.loads((models / "prior_settings.json").read_text())
+    (models / "prior_settings.json").unlink()
+    path = models / "settings.json"
     path.write_text(json.dumps({key: before[key] for key in before if key not in ("split_by", "subject_pattern")}))
     assert command("evaluate", phantom, output, "--overwrite") == 0
 

@@ -20,15 +20,20 @@ from typing import Any
 
 import pytest
 
-from monai_vqprior import cli, options
+from monai_vqprior import cli
 from monai_vqprior.bundles import bundle_root, copy_bundle
+from monai_vqprior.cli.options import command_parser
 
 pytestmark = pytest.mark.integration
 
 # Weights of a stranger with settings beside them that are more than data, through every command that reads settings.
 
 MODELS = bundle_root() / "models"
-SETTINGS: dict[str, Any] = json.loads((MODELS / "settings.json").read_text(encoding="utf-8"))
+#: of both networks in one file, as earlier versions wrote it.
+SETTINGS: dict[str, Any] = {
+    **json.loads((MODELS / "settings.json").read_text(encoding="utf-8")),
+    **json.loads((MODELS / "prior_settings.json").read_text(encoding="utf-8")),
+}
 EMA = "monai_vqprior.networks.EMACodebook"
 FSQ = "monai_vqprior.networks.FSQCodebook"
 # Makes a file in the folder of the test, wherever it is evaluated.
@@ -185,13 +190,19 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+PRIOR = "prior_settings.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name"),
+    [*((name, "settings.json") for name in COMMANDS), ("sample a prior", PRIOR), ("resume", PRIOR)],
+)
 def test_nothing_of_a_stranger_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, file_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # To build the parser takes longer than all that is tested here.
-    monkeypatch.setattr(options, "command_parser", functools.cache(options.command_parser))
+    monkeypatch.setattr("monai_vqprior.cli.parsing.command_parser", functools.cache(command_parser))
     folder, command = COMMANDS[name]
     if folder.startswith("bundle"):
         copy_bundle("bundle")
@@ -199,7 +210,7 @@ def test_nothing_of_a_stranger_runs(
     Path(folder).mkdir(parents=True, exist_ok=True)
     for file in ("model.pt", "prior.pt", "vqvae_last.pt"):
         (Path(folder) / file).write_bytes(b"weights")  # never come to
-    settings = Path(folder) / "settings.json"
+    settings = Path(folder) / file_name
     words = [*command.split(), "--output_dir", "out"]
     settings.write_bytes(b"{}")
     before = contents(tmp_path)
@@ -210,7 +221,7 @@ def test_nothing_of_a_stranger_runs(
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1, f"{payload}: {lines}"
         assert lines[0].startswith("vqprior: error: "), payload
-        # A new VQ-VAE writes its own codebook over that of the run that it replaces, and nothing is built of that one.
+        # A new autoencoder writes its own codebook over that of the run that it replaces: nothing is built of that one.
         replaced = name == "train anew" and payload.startswith("target") and "data is not a directory" in lines[0]
         assert replaced or str(settings) in lines[0], f"{payload}: {lines[0]}"
         assert len(lines[0]) < 700, payload
@@ -225,7 +236,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[
     for file in ("model.pt", "prior.pt"):
         shutil.copy(MODELS / file, tmp_path / "models")
     runs: list[dict[str, Any]] = []
-    monkeypatch.setattr(cli, "run_configs", lambda root, names, overrides: runs.append(overrides))
+    monkeypatch.setattr("monai_vqprior.cli.running.run_configs", lambda root, names, overrides: runs.append(overrides))
 
     def run(settings: dict[str, Any], *words: str, bundle: Path | None = None) -> dict[str, Any]:
         (tmp_path / "models" / "settings.json").write_text(json.dumps(settings), encoding="utf-8")

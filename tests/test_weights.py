@@ -24,8 +24,9 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from monai_vqprior.bundles import bundle_root, load_configs, saved_settings
+from monai_vqprior.bundles import bundle_root, load_configs
 from monai_vqprior.cli import main
+from monai_vqprior.stacks import Owners, saved_settings
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +49,7 @@ def test_monais_command_needs_no_settings() -> None:
     """The configurations describe the networks of the weights; how to train such networks may have changed since."""
     for names in (["inference.json", "sample.json"], ["train.json", "train_prior.json", "evaluate.json"]):
         config = load_configs(bundle_root(), names)
-        changed = saved_settings([MODELS], [MODELS], config, {"conditions"})
+        changed = saved_settings([MODELS], [MODELS], config, Owners.of(bundle_root()))
         codebook = changed.pop("codebook", {})
         assert changed.pop("max_value") == 255  # which MONAI's command reads beside the weights itself
         parser = ConfigParser(config)
@@ -58,7 +59,8 @@ def test_monais_command_needs_no_settings() -> None:
 
 
 def test_settings_name_no_place() -> None:
-    assert not re.search(r"[/\\]", (MODELS / "settings.json").read_text(encoding="utf-8"))
+    for name in ("settings.json", "prior_settings.json"):
+        assert not re.search(r"[/\\]", (MODELS / name).read_text(encoding="utf-8"))
 
 
 def test_reconstruct(cohort: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from monai_vqprior.data.layout import SPLITS, slice_name, split_folder, split_subjects
 from monai_vqprior.data.phantom_anatomy import PHANTOM_LABELS, render, subject_anatomy
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import claim_output, write_png, write_text
+from monai_vqprior.files import write_png, write_text
+from monai_vqprior.outputs import OutputFolder
 from monai_vqprior.values import PHANTOM, check_values
 
 __all__ = ["PHANTOM_LABELS", "PhantomSlice", "phantom_slice", "write_phantom"]
@@ -136,7 +137,7 @@ def write_phantom(
             holds slices that are no phantom cohort.
     """
     check_values(PHANTOM, subjects=subjects, num_slices=num_slices, size=size, seed=seed)
-    folder = claim_output(output_dir, overwrite, what="phantom slices")
+    folder = OutputFolder(output_dir, overwrite).claim("phantom slices")
     _remove_cohort(folder)
     arguments = {"subjects": subjects, "num_slices": num_slices, "size": size, "seed": seed}
     write_text(folder / _MARKER, json.dumps(arguments) + "\n")

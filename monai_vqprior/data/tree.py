@@ -126,7 +126,8 @@ def is_run(folder: Path, names: Collection[str]) -> bool:
     """Whether a folder, which holds these names, holds what a run of this package has written."""
     held = set(names)
     return any(sign <= held for sign in _SIGNS) or (
-        "models" in held and (folder / "models" / "settings.json").is_file()
+        "models" in held
+        and any((folder / "models" / name).is_file() for name in ("settings.json", "prior_settings.json"))
     )
 
 

@@ -12,8 +12,13 @@
 from __future__ import annotations
 
 from monai_vqprior.handlers.baselines import ConstantBaselines
-from monai_vqprior.handlers.checkpoints import BestWeights, LastState
-from monai_vqprior.handlers.metrics import (
+from monai_vqprior.handlers.best_weights import BestWeights
+from monai_vqprior.handlers.cosine_budget import CosineBudget, cosine_factor
+from monai_vqprior.handlers.early_stop import EarlyStop
+from monai_vqprior.handlers.final_validation import FinalValidation
+from monai_vqprior.handlers.finite_steps import FiniteSteps
+from monai_vqprior.handlers.last_state import LastState
+from monai_vqprior.handlers.metric_handlers import (
     SSIM,
     BitsPerCode,
     BrainSSIM,
@@ -21,10 +26,9 @@ from monai_vqprior.handlers.metrics import (
     CodebookUsage,
     MultiScaleSSIM,
 )
-from monai_vqprior.handlers.pictures import ReconstructionWriter, comparison, contact_sheet, to_pixels
-from monai_vqprior.handlers.schedule import CosineBudget, TrainingProgress, cosine_factor
-from monai_vqprior.handlers.steps import FiniteSteps, StepSeeds
-from monai_vqprior.handlers.validation import EarlyStop, FinalValidation
+from monai_vqprior.handlers.reconstruction_writer import ReconstructionWriter, comparison, contact_sheet, to_pixels
+from monai_vqprior.handlers.step_seeds import StepSeeds
+from monai_vqprior.handlers.training_progress import TrainingProgress
 
 __all__ = [
     "SSIM",

@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
+from monai_vqprior.losses.autoencoder_loss import TokenizerLoss
 from monai_vqprior.losses.bits import BitsPerCodeLoss, code_bits
-from monai_vqprior.losses.ssim import SSIM_WINDOW, ssim_map
-from monai_vqprior.losses.tokenizer import TokenizerLoss
+from monai_vqprior.losses.structural_similarity import SSIM_WINDOW, ssim_map
 
 __all__ = ["SSIM_WINDOW", "BitsPerCodeLoss", "TokenizerLoss", "code_bits", "ssim_map"]

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from monai_vqprior.engines import component_config, fingerprint, joined_processes
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import atomic_path, read_json, tell, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, num_draws
+from monai_vqprior.runs import component_config, fingerprint, joined_processes
 from monai_vqprior.sampling import Conditioning
 from monai_vqprior.sampling.conditioning import Rows, condition_rows
 from monai_vqprior.transforms import LoadSlice

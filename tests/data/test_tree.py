@@ -151,6 +151,7 @@ class TestResultsOfRuns:
         [
             ("samples.json",),
             ("models/settings.json",),
+            ("models/prior_settings.json",),
             ("splits.csv", "splits.json"),
             ("splits.csv", "models/model.pt"),
             ("reconstructions.png",),

@@ -25,7 +25,7 @@ from monai.handlers import ValidationHandler
 
 from monai_vqprior.engines import PrepareBatchSlices
 from monai_vqprior.errors import AlreadyDoneError, InputError
-from monai_vqprior.handlers import BestWeights, CosineBudget, FinalValidation, LastState, checkpoints
+from monai_vqprior.handlers import BestWeights, CosineBudget, FinalValidation, LastState
 
 MakeValidator = Callable[[Sequence[float]], Evaluator]
 BATCHES = [{"image": batch} for batch in torch.rand(3, 4, 1, 6, 6, generator=torch.manual_seed(5))]
@@ -133,7 +133,7 @@ class TestBestWeights:
     def test_only_process_0_writes(
         self, tmp_path: Path, make_validator: MakeValidator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(checkpoints.idist, "get_rank", lambda: 1)
+        monkeypatch.setattr("monai_vqprior.runs.weights.idist.get_rank", lambda: 1)
         best = BestWeights(tmp_path / "model.pt", nn.Linear(1, 1), "score")
         validator = make_validator([0.5])
         best.attach(validator)

@@ -23,7 +23,7 @@ from ignite.engine import Engine
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from monai_vqprior.handlers import ReconstructionWriter, contact_sheet, pictures, to_pixels
+from monai_vqprior.handlers import ReconstructionWriter, contact_sheet, reconstruction_writer, to_pixels
 
 GAP, CAPTION, BACKGROUND = 4, 18, 32
 SIZE = (24, 40)
@@ -186,7 +186,7 @@ class TestReconstructionWriter:
             captions.extend(*texts)
             return contact_sheet(rows, texts)
 
-        monkeypatch.setattr(pictures, "contact_sheet", spy)
+        monkeypatch.setattr(reconstruction_writer, "contact_sheet", spy)
         self.run(ReconstructionWriter(tmp_path, "data", length=5), outputs, Path("data"))
         pairs = zip(*(torch.cat([output[key] for output in outputs])[:, 0].numpy() for key in outputs[0]), strict=True)
         for caption, (one, two) in zip(captions, pairs, strict=True):

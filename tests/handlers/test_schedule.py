@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ignite.engine import Engine, Events
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.handlers import CosineBudget, cosine_factor, schedule
+from monai_vqprior.handlers import CosineBudget, cosine_budget, cosine_factor
 
 
 class Clock:
@@ -38,7 +38,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(schedule, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(cosine_budget, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
 

@@ -22,7 +22,14 @@ from monai.handlers import ValidationHandler
 from tqdm import tqdm
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.handlers import BestWeights, CosineBudget, EarlyStop, FinalValidation, TrainingProgress, schedule
+from monai_vqprior.handlers import (
+    BestWeights,
+    CosineBudget,
+    EarlyStop,
+    FinalValidation,
+    TrainingProgress,
+    training_progress,
+)
 
 MakeValidator = Callable[[Sequence[float]], Evaluator]
 LENGTH = 4
@@ -226,6 +233,6 @@ class TestTrainingProgress:
     def test_only_process_0_shows_anything(
         self, make_validator: MakeValidator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(schedule.idist, "get_rank", lambda: 1)
+        monkeypatch.setattr(training_progress.idist, "get_rank", lambda: 1)
         self.run(make_validator([0.5] * 6))
         assert capsys.readouterr() == ("", "")

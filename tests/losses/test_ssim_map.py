@@ -23,7 +23,7 @@ from skimage.metrics import structural_similarity
 
 from monai_vqprior.data import phantom_slice
 from monai_vqprior.losses import ssim_map
-from monai_vqprior.losses.ssim import _window_matrix
+from monai_vqprior.losses.structural_similarity import _window_matrix
 
 MARGIN = 5  # windows of 11 pixels are centered on what is 5 pixels from the border
 

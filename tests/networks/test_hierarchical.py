@@ -21,10 +21,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from monai_vqprior.engines import start_prior
 from monai_vqprior.inferers import VQPriorInferer, sample_uniforms
 from monai_vqprior.losses import BitsPerCodeLoss, code_bits
 from monai_vqprior.networks import CodeContext, CodeSketch, GatedPixelCNN, HierarchicalPrior
+from monai_vqprior.runs import start_prior
 
 #: grid and block; the last one ends within a block.
 SIZES: dict[str, dict[str, Any]] = {

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +30,15 @@ from monai_vqprior.values import (
     Kind,
     choice,
     is_expression,
-    literal,
     number,
 )
 
-__all__ = ["STAGES", "Option", "command_parser", "parse_command"]
+__all__ = ["STAGES", "STAGE_NAMES", "Option", "command_parser", "option_of"]
 
 #: The stages of a training, in order.
 STAGES = ("vqvae", "prior")
+#: other names of stages.
+STAGE_NAMES = {"autoencoder": "vqvae"}
 
 #: Settings that the command itself reads, before a configuration is evaluated.
 _READ_HERE = {
@@ -126,38 +126,34 @@ class _Together(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def parse_command(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """
-    Read a command line of ``vqprior``.
+class _Commands:
+    """Adds commands to a parser."""
 
-    Args:
-        arguments: the words after the program's name; those of the process by default.
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    Returns:
-        the ``command`` and its options. Those that are configuration keys begin with ``override.``; ``overrides`` has
-        the other ones.
+    def add(self, name: str, summary: str, bundle: bool = True) -> argparse.ArgumentParser:
+        """A command; ``bundle`` for one that runs configurations, any key of which is an option then."""
+        command = self._commands.add_parser(
+            name, help=summary, description=summary, epilog=_EPILOG if bundle else None, allow_abbrev=False
+        )
+        command.set_defaults(takes_overrides=bundle)
+        if bundle:
+            _value(command, "bundle", PATH, "use this bundle instead of the one in the package", metavar="DIR")
+        return command
 
-    Raises:
-        InputError: when a command or an option does not exist, is missing, or has a wrong value.
-    """
-    words = sys.argv[1:] if arguments is None else arguments
-    options, rest = command_parser().parse_known_args(_with_values(words))
-    options.overrides = _overrides(rest)
-    if options.overrides and not options.takes_overrides:
-        raise InputError(f"vqprior {options.command} has no option --{next(iter(options.overrides))}.")
-    return options
-
-
-def _with_values(words: Sequence[str]) -> list[str]:
-    """Words of a command line, with ``--key -value`` as ``--key=-value``: a path may begin with a hyphen."""
-    joined: list[str] = []
-    for word in words:
-        of_option = bool(joined) and joined[-1].startswith("--") and "=" not in joined[-1]
-        if of_option and re.fullmatch(r"-(?![-\d.]|h$).*", word, re.DOTALL):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
+    def add_run(self, name: str, summary: str, needs_data: bool = True, draws: bool = True) -> argparse.ArgumentParser:
+        """A command that runs configurations, with the options that most of them share."""
+        command = self.add(name, summary)
+        if needs_data:
+            _add_data(command)
+        _setting(command, "output_dir", "folder for the results (default: output)")
+        _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
+        _setting(command, "overwrite", "replace the results of an earlier run")
+        _setting(command, "device", "cpu, cuda, cuda:1 and so on (default: a GPU if there is one)")
+        if draws:
+            _setting(command, "seed", "seed of all random numbers (default: 0)")
+        return command
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -167,68 +163,60 @@ def command_parser() -> argparse.ArgumentParser:
         description="A discrete latent model of brain MRI slices for MONAI: a VQ-VAE and a PixelCNN prior.",
     )
     parser.add_argument("--version", action="version", version=f"monai_vqprior {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, summary: str, bundle: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name, help=summary, description=summary, epilog=_EPILOG if bundle else None, allow_abbrev=False
-        )
-        command.set_defaults(takes_overrides=bundle)
-        if bundle:
-            _value(command, "bundle", PATH, "use this bundle instead of the one in the package", metavar="DIR")
-        return command
-
-    def add_run(name: str, summary: str, needs_data: bool = True, draws: bool = True) -> argparse.ArgumentParser:
-        command = add(name, summary)
-        if needs_data:
-            about = "folder of the slices, or of keras_png_slices_{train,validate,test}"
-            _setting(command, "dataset_dir", about, required=True)
-            _setting(command, "skip_bad", "leave out slices that cannot be used, and count them")
-            _setting(command, "split_by", _SPLIT_BY)
-            _setting(command, "subject_pattern", _SUBJECT_PATTERN)
-            about = "white in slices of more than 8 bits, such as 4095 (default: of the training, or from the slices)"
-            _setting(command, "max_value", about)
-        _setting(command, "output_dir", "folder for the results (default: output)")
-        _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
-        _setting(command, "overwrite", "replace the results of an earlier run")
-        _setting(command, "device", "cpu, cuda, cuda:1 and so on (default: a GPU if there is one)")
-        if draws:
-            _setting(command, "seed", "seed of all random numbers (default: 0)")
-        return command
-
-    _add_train(add_run("train", "train the VQ-VAE, then the prior on its codes"))
-
-    evaluate = add_run("evaluate", "measure SSIM, PSNR, codebook usage and bits per code, and write metrics.json")
-    _setting(evaluate, "split", "split to evaluate (default: test)")
-    _setting(evaluate, "ckpt", "weights of the VQ-VAE")
-    _setting(evaluate, "ckpt_prior", "weights of the prior")
-
-    reconstruct = add_run("reconstruct", "reconstruct slices, and write PNG files and a sheet beside the originals")
-    _setting(reconstruct, "split", "split to reconstruct (default: test)")
-    _setting(reconstruct, "num_pictures", "slices on the sheet (default: 10)")
-    _setting(reconstruct, "ckpt", "weights of the VQ-VAE")
-
-    _add_sample(add_run("sample", "sample new slices, and write PNG files and a contact sheet", needs_data=False))
-
+    commands = _Commands(parser)
+    _add_train(commands.add_run("train", "train the autoencoder, then the prior on its codes"))
+    about = "measure SSIM, PSNR, codebook usage and bits per code, and write metrics.json"
+    _add_evaluate(commands.add_run("evaluate", about))
+    about = "reconstruct slices, and write PNG files and a sheet beside the originals"
+    _add_reconstruct(commands.add_run("reconstruct", about))
+    about = "sample new slices, and write PNG files and a contact sheet"
+    _add_sample(commands.add_run("sample", about, needs_data=False))
     about = "show samples beside their nearest training slices, to find copies"
-    neighbors = add_run("neighbors", about, draws=False)
-    _setting(neighbors, "num_pictures", "samples on the sheet (default: 10)")
-
-    report = add("report", "write the metrics and pictures of a run on one page, report.html", bundle=False)
-    _value(report, "output_dir", PATH, "folder of the run (default: output)", default="output", metavar="DIR")
-
-    _add_prepare(add("prepare", "cut NIfTI or Analyze volumes into slices, split by subject", bundle=False))
-    _add_phantom(add("phantom", "write a cohort of computed brains in the layout of OASIS", bundle=False))
-    _add_bundle(add("bundle", "copy the bundle, to edit or share it", bundle=False))
-    _add_demo(
-        add("demo", "run every step on a cohort of phantoms, in about four minutes on two CPU cores", bundle=False)
-    )
+    _add_neighbors(commands.add_run("neighbors", about, draws=False))
+    about = "write the metrics and pictures of a run on one page, report.html"
+    _add_report(commands.add("report", about, bundle=False))
+    about = "cut NIfTI or Analyze volumes into slices, split by subject"
+    _add_prepare(commands.add("prepare", about, bundle=False))
+    _add_phantom(commands.add("phantom", "write a cohort of computed brains in the layout of OASIS", bundle=False))
+    _add_bundle(commands.add("bundle", "copy the bundle, to edit or share it", bundle=False))
+    about = "run every step on a cohort of phantoms, in about four minutes on two CPU cores"
+    _add_demo(commands.add("demo", about, bundle=False))
     return parser
 
 
+def _add_data(command: argparse.ArgumentParser) -> None:
+    about = "folder of the slices, or of keras_png_slices_{train,validate,test}"
+    _setting(command, "dataset_dir", about, required=True)
+    _setting(command, "skip_bad", "leave out slices that cannot be used, and count them")
+    _setting(command, "split_by", _SPLIT_BY)
+    _setting(command, "subject_pattern", _SUBJECT_PATTERN)
+    about = "white in slices of more than 8 bits, such as 4095 (default: of the training, or from the slices)"
+    _setting(command, "max_value", about)
+
+
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    _setting(command, "split", "split to evaluate (default: test)")
+    _setting(command, "ckpt", "weights of the autoencoder")
+    _setting(command, "ckpt_prior", "weights of the prior")
+
+
+def _add_reconstruct(command: argparse.ArgumentParser) -> None:
+    _setting(command, "split", "split to reconstruct (default: test)")
+    _setting(command, "num_pictures", "slices on the sheet (default: 10)")
+    _setting(command, "ckpt", "weights of the autoencoder")
+
+
+def _add_neighbors(command: argparse.ArgumentParser) -> None:
+    _setting(command, "num_pictures", "samples on the sheet (default: 10)")
+
+
+def _add_report(command: argparse.ArgumentParser) -> None:
+    _value(command, "output_dir", PATH, "folder of the run (default: output)", default="output", metavar="DIR")
+
+
 def _add_train(command: argparse.ArgumentParser) -> None:
-    stages = choice(*STAGES, "both")
-    _value(command, "stage", stages, "stage to train (default: both)", default="both")
+    stages = choice(*STAGES, *STAGE_NAMES, "both")
+    _value(command, "stage", stages, "stage to train; autoencoder and vqvae are one (default: both)", default="both")
     command.add_argument("--fine_tune", action="store_true", help="start from the weights in the bundle")
     _setting(command, "resume", "continue the run in output_dir, or start one")
     _setting(command, "max_epochs", "length of each stage in epochs (default: 30)")
@@ -237,7 +225,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _setting(command, "early_stop", "validations without improvement after which training stops (default: 0, never)")
     _setting(command, "conditions", "columns to condition the prior on, such as [dementia,slice] (default: none)")
     _setting(command, "amp", "mixed precision where the hardware has it (default: True)")
-    _setting(command, "ckpt", "weights of the VQ-VAE that the prior is trained on")
+    _setting(command, "ckpt", "weights of the autoencoder that the prior is trained on")
 
 
 def _add_sample(command: argparse.ArgumentParser) -> None:
@@ -256,7 +244,7 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
     _setting(command, "num_workers", "processes that sample on a CPU (default: 0, this process only)")
     _setting(command, "condition", "condition to sample for, such as dementia=Mild_Demented,slice=0.5 (default: none)")
     _setting(command, "nifti", "write NIfTI files too")
-    _setting(command, "ckpt", "weights of the VQ-VAE")
+    _setting(command, "ckpt", "weights of the autoencoder")
     _setting(command, "ckpt_prior", "weights of the prior")
 
 
@@ -321,7 +309,7 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
     about = "folder for the results (default: output/demo)"
     _value(command, "output_dir", PATH, about, default="output/demo", metavar="DIR")
     _value(command, "subjects", PHANTOM["subjects"], "subjects of the phantom cohort (default: 40)", default=40)
-    about = "minutes for the VQ-VAE; the prior has 2.25 times as many (default: 1)"
+    about = "minutes for the autoencoder; the prior has 2.25 times as many (default: 1)"
     _value(command, "max_minutes", number(0, 10**6, above=True), about, default=1.0)
     command.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
@@ -339,12 +327,12 @@ def _setting(command: argparse.ArgumentParser, key: str, text: str, required: bo
         {"nargs": "?", "const": True, "metavar": "BOOL"} if kind is FLAG else {"metavar": key.upper()}
     )
     command.add_argument(
-        f"--{key}", dest=f"override.{key}", default=argparse.SUPPRESS, type=_option(key), required=required,
+        f"--{key}", dest=f"override.{key}", default=argparse.SUPPRESS, type=option_of(key), required=required,
         help=_help(text, kind), **form,
     )  # fmt: skip
 
 
-def _option(key: str) -> Option:
+def option_of(key: str) -> Option:
     """What reads a setting."""
     return Option(key, SETTINGS[key], expressions=key not in _READ_HERE)
 
@@ -354,29 +342,3 @@ def _help(text: str, kind: Kind) -> str:
     plain = kind is FLAG or kind.accepts("a text")
     shown = text if plain else f"{text}; {kind.description}"
     return shown.replace("%", "%%")  # which argparse would take for a place to fill
-
-
-def _overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``--key value``, ``--key=value`` and ``--flag`` that are not options of the command."""
-    overrides: dict[str, Any] = {}
-    key: str | None = None
-    for word in words:
-        if word.startswith("--") and len(word) > 2:
-            key, equals, value = word[2:].partition("=")
-            key = key.replace("::", "#")
-            overrides[key] = _read(key, value) if equals else True
-            key = None if equals else key
-        elif key is not None:
-            overrides[key] = _read(key, word)
-            key = None
-        else:
-            raise InputError(f"{word!r} belongs to no option: options look like --key value.")
-    for key, value in overrides.items():
-        if value is True and key in SETTINGS:
-            SETTINGS[key].check(f"--{key}", value)  # --batch_size alone, say
-    return overrides
-
-
-def _read(key: str, text: str) -> Any:
-    """The value of an option that is not one of the command's own."""
-    return _option(key).read(text) if key in SETTINGS else literal(text)

@@ -11,30 +11,29 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.nn as nn
 
-from monai_vqprior.engines.container import container_fault, content_fault, spare_of
-from monai_vqprior.engines.settings import read_settings
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import atomic_path, path_before
+from monai_vqprior.runs.container import container_fault, content_fault, spare_of
 
 __all__ = [
-    "check_same_autoencoder",
     "find_checkpoint",
-    "fingerprint",
-    "has_other_codes",
+    "is_finite",
     "load_weights",
     "read_checkpoint",
     "read_weights",
-    "tell_of_another_autoencoder",
     "unwrap",
+    "write_checkpoint",
 ]
 
 logger = logging.getLogger(__name__)
@@ -43,6 +42,11 @@ logger = logging.getLogger(__name__)
 def unwrap(network: nn.Module) -> nn.Module:
     """The network inside a :class:`torch.nn.parallel.DistributedDataParallel`, or the network itself."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether all weights of a network are numbers."""
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
 def find_checkpoint(
@@ -108,6 +112,30 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if fault is not None:
         raise _unreadable(path, fault)
     return dict(content)
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any], keep_before: bool = False) -> None:
+    """
+    Write a checkpoint from process 0, all of it or nothing, and keep the one before on request.
+
+    Raises:
+        InputError: when it cannot be written, on a full disk for instance.
+    """
+    if idist.get_rank() != 0:
+        return
+    # Torch would hide the reason of a failure behind an error of its own.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+            if keep_before and path.is_file():
+                path.replace(path_before(path))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); what was there before is kept: make room, and go on with "
+            "--resume."
+        ) from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -177,69 +205,6 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)
     return network
-
-
-def has_other_codes(settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor]) -> bool:
-    """
-    Whether a prior was trained on the codes of another autoencoder, according to its settings.
-
-    Args:
-        settings: the file of the settings beside the prior; without it the answer is false.
-        autoencoder: the autoencoder that it is to be used with, or its state dictionary.
-    """
-    known = read_settings(settings, codebooks=None).get("autoencoder_weights") if Path(settings).is_file() else None
-    return known is not None and known != fingerprint(autoencoder)
-
-
-def check_same_autoencoder(
-    settings: str | os.PathLike[str], autoencoder: nn.Module | Mapping[str, torch.Tensor], resume: bool = False
-) -> None:
-    """
-    Refuse to resume a prior whose codes have changed: its weights would load, and be useless.
-
-    Args:
-        settings: see :func:`has_other_codes`.
-        autoencoder: what makes the codes now.
-        resume: whether the run is resumed.
-
-    Raises:
-        InputError: when it is resumed and was trained on the codes of another autoencoder.
-    """
-    if resume and has_other_codes(settings, autoencoder):
-        raise InputError(
-            "the prior to resume was trained on the codes of another VQ-VAE, or of this one before it was trained "
-            "further: train it anew with --stage prior --overwrite, or name those weights with --ckpt."
-        )
-
-
-def tell_of_another_autoencoder(prior: str | os.PathLike[str] | None, autoencoder: nn.Module) -> None:
-    """
-    Warn when a prior was trained on the codes of another autoencoder, according to the settings beside it.
-
-    Args:
-        prior: the prior's weights, or None.
-        autoencoder: what it is used with.
-    """
-    if prior is not None and has_other_codes(Path(prior).parent / "settings.json", autoencoder):
-        logger.warning("%s was trained on the codes of another VQ-VAE: name its weights with --ckpt", prior)
-
-
-def fingerprint(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """
-    A short text that identifies the weights of a network: 16 hexadecimal digits of their SHA-256.
-
-    Names, types, shapes and values of all parameters and buffers count; the file they came from and the device do not,
-    nor what is empty, of which TorchScript keeps more.
-
-    Args:
-        network: the network, or its state dictionary.
-    """
-    state = unwrap(network).state_dict() if isinstance(network, nn.Module) else network
-    digest = hashlib.sha256()
-    for name, tensor in sorted((name, tensor) for name, tensor in state.items() if tensor.numel() > 0):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _unreadable(path: str | os.PathLike[str], fault: str) -> InputError:

@@ -24,8 +24,8 @@ from small import QUICK, words
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli import main
 from monai_vqprior.data import SliceFolder, phantom_slice
-from monai_vqprior.engines import check_scale, slice_scale
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs import check_scale, slice_scale
 
 pytestmark = pytest.mark.integration
 

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
-from monai_vqprior.engines import check_conditions, component_config, has_other_codes, read_settings, write_settings
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook, RotationTrick
+from monai_vqprior.runs import check_conditions, component_config, has_other_codes, read_settings, write_settings
 
 
 class TestWriteSettings:

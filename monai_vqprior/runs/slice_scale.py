@@ -19,9 +19,9 @@ from pathlib import Path
 import ignite.distributed as idist
 
 from monai_vqprior.data import SliceFolder
-from monai_vqprior.engines.settings import read_settings
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import tell
+from monai_vqprior.runs.settings import read_settings, settings_beside
 from monai_vqprior.transforms import find_max_value
 
 __all__ = ["check_scale", "slice_scale"]
@@ -86,8 +86,8 @@ def check_scale(max_value: float | None, weights: str | os.PathLike[str] | None)
 
 def _settings_beside(weights: str | os.PathLike[str] | None) -> dict | None:
     """The settings of a training, None where there are none."""
-    path = None if weights is None else Path(weights).parent / "settings.json"
-    return None if path is None or not path.is_file() else read_settings(path, codebooks=None)
+    path = None if weights is None else settings_beside(Path(weights).parent)
+    return None if path is None else read_settings(path, codebooks=None)
 
 
 def _tell(text: str) -> None:

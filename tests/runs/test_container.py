@@ -25,8 +25,8 @@ import torch.nn as nn
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from monai_vqprior.engines import load_weights, read_checkpoint
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs import load_weights, read_checkpoint
 
 # Damaged and malicious checkpoints.
 

@@ -17,15 +17,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
-from monai.engines import Evaluator
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["CosineBudget", "TrainingProgress", "cosine_factor"]
+__all__ = ["CosineBudget", "cosine_factor"]
 
 
 def cosine_factor(progress: float, final: float = 0.0) -> float:
@@ -131,59 +128,3 @@ class CosineBudget:
         """Go on from a number of seconds; the clock starts anew."""
         self._elapsed_before = float(state["elapsed"])
         self._started = time.monotonic() if self._started is not None else None
-
-
-class TrainingProgress:
-    """
-    A progress bar over the whole training, by epochs or by the clock, and a line for each validation.
-
-    Args:
-        schedule: the schedule, which has the completed share of the training.
-        validator: the validating engine, whose metrics are printed.
-        description: the word before the bar.
-    """
-
-    def __init__(self, schedule: CosineBudget, validator: Evaluator, description: str = "") -> None:
-        self.schedule = schedule
-        self.validator = validator
-        self.description = description
-        self._bar: tqdm | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to the training engine; only process 0 shows anything."""
-        if idist.get_rank() != 0:
-            return
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self.finish)
-        self.validator.add_event_handler(Events.COMPLETED, self.report)
-
-    def start(self, engine: Engine) -> None:
-        """Show the bar."""
-        layout = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
-        self._bar = tqdm(total=1.0, desc=self.description, bar_format=layout, dynamic_ncols=True)
-
-    def __call__(self, engine: Engine) -> None:
-        """Advance the bar."""
-        if self._bar is not None:
-            output: Any = engine.state.output
-            loss = (output[0] if isinstance(output, list) else output)["loss"]  # decollated, or as the step left it
-            value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-            self._bar.set_postfix_str(f"epoch {engine.state.epoch}, loss {value:.4f}", refresh=False)
-            self._bar.update(self.schedule.done - self._bar.n)
-
-    def report(self, engine: Engine) -> None:
-        """Print the metrics of a validation above the bar."""
-        values = ", ".join(f"{name} {_shown(value)}" for name, value in engine.state.metrics.items())
-        tqdm.write(f"{self.description} epoch {engine.state.epoch}: {values}")
-
-    def finish(self, engine: Engine) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.update(1.0 - self._bar.n)
-            self._bar.close()
-
-
-def _shown(value: float) -> str:
-    """A metric as text; "no value" for a mean over nothing, such as the brain SSIM of black slices."""
-    return f"{value:.4g}" if math.isfinite(value) else "no value"

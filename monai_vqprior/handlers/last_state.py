@@ -11,107 +11,24 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import math
-import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
-import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from monai_vqprior.data import ResumableSampler
-from monai_vqprior.engines import read_checkpoint, state_to_resume, unwrap
 from monai_vqprior.errors import AlreadyDoneError, InputError
-from monai_vqprior.files import atomic_path, path_before
 from monai_vqprior.handlers.interrupts import WholeSteps
+from monai_vqprior.runs import is_finite, read_checkpoint, state_to_resume, unwrap, write_checkpoint
 
-__all__ = ["BestWeights", "LastState"]
+__all__ = ["LastState"]
 
 logger = logging.getLogger(__name__)
-
-
-def _save(path: Path, content: Mapping[str, Any], keep_before: bool = False) -> None:
-    """
-    Write a checkpoint from process 0, all of it or nothing, and keep the one before on request.
-
-    Raises:
-        InputError: when it cannot be written, on a full disk for instance.
-    """
-    if idist.get_rank() != 0:
-        return
-    # Torch would hide the reason of a failure behind an error of its own.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-            if keep_before and path.is_file():
-                path.replace(path_before(path))
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); what was there before is kept: make room, and go on with "
-            "--resume."
-        ) from error
-
-
-def _is_finite(network: nn.Module) -> bool:
-    """Whether all weights of a network are numbers."""
-    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
-
-
-class BestWeights:
-    """
-    Keep the weights of the epoch with the best validation metric, as a plain state dictionary.
-
-    :class:`monai.handlers.CheckpointSaver` forgets its best value when training is resumed, unless it writes it into
-    the weights' own file; this handler has a ``state_dict`` that goes with the state of the training
-    (:class:`LastState`). A value that is not finite is never the best, nor are weights that are not.
-
-    Args:
-        path: file to write.
-        network: whose weights.
-        metric: name of the metric of the engine that the handler is attached to.
-        smaller_is_better: whether the smallest value is the best.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], network: nn.Module, metric: str, smaller_is_better: bool = False
-    ) -> None:
-        self.path = Path(path)
-        self.network = network
-        self.metric = metric
-        self.better = operator.lt if smaller_is_better else operator.gt
-        self.best: float | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to the validating engine."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Save when the metric is better than ever before, or the first that is a number."""
-        value = float(engine.state.metrics[self.metric])
-        if not math.isfinite(value) or (self.best is not None and not self.better(value, self.best)):
-            return
-        network = unwrap(self.network)
-        if _is_finite(network):
-            _save(self.path, network.state_dict())
-            self.best = value
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a best value; one that is no number, which earlier versions kept, is none."""
-        best = state["best"]
-        self.best = best if best is not None and math.isfinite(best) else None
 
 
 class LastState:
@@ -177,14 +94,14 @@ class LastState:
             InputError: when weights are not finite, or the file cannot be written.
         """
         for name, thing in self.objects.items():
-            if isinstance(thing, nn.Module) and not _is_finite(thing):
+            if isinstance(thing, nn.Module) and not is_finite(thing):
                 raise InputError(
                     f"the weights of the {name} are not finite any more, and {self.path} stays as it was: lower "
                     "--learning_rate."
                 )
         content = {name: dict(thing.state_dict()) for name, thing in {**self.objects, "trainer": engine}.items()}
         content["trainer"]["iteration"] = self._iteration
-        _save(self.path, content, keep_before=self._iteration != self._saved)
+        write_checkpoint(self.path, content, keep_before=self._iteration != self._saved)
         self._saved = self._iteration
 
     def load(self, engine: Engine, path: Path) -> None:

@@ -22,8 +22,8 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_vqprior.engines import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs import find_checkpoint, fingerprint, load_weights, read_checkpoint, unwrap
 
 
 class Evil:

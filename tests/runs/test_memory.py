@@ -16,7 +16,7 @@ import platform
 import pytest
 from warm_python import run_python
 
-from monai_vqprior.engines import keep_freed_memory
+from monai_vqprior.runs import keep_freed_memory
 
 pytestmark = pytest.mark.integration
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 # The library adapts its thresholds to what was freed before, perhaps by an import; so they are set to where it begins.
 FAULTS = """
 import ctypes, resource, sys, torch
-from monai_vqprior.engines import keep_freed_memory
+from monai_vqprior.runs import keep_freed_memory
 for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     assert ctypes.CDLL(None).mallopt(parameter, 128 * 1024)
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None

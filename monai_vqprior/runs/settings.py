@@ -18,7 +18,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,19 @@ from monai_vqprior.files import read_json, write_text
 from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook
 from monai_vqprior.values import PLAIN, SETTINGS, Kind, number, several, whole
 
-__all__ = ["check_conditions", "component_config", "read_settings", "write_settings"]
+__all__ = [
+    "AUTOENCODER_SETTINGS",
+    "PRIOR_SETTINGS",
+    "component_config",
+    "read_settings",
+    "settings_beside",
+    "write_settings",
+]
+
+#: name of the file beside the weights of an autoencoder that has its settings.
+AUTOENCODER_SETTINGS = "settings.json"
+#: likewise of a prior. Earlier versions wrote the settings of both networks to one file, ``settings.json``.
+PRIOR_SETTINGS = "prior_settings.json"
 
 _CODEBOOKS = {
     f"{module}.{kind.__name__}": kind
@@ -57,6 +69,19 @@ _CLASS = Kind(
     "the path of a class, such as monai_vqprior.networks.EMACodebook",
     lambda value: isinstance(value, str) and all(part.isidentifier() for part in value.split(".")),
 )
+
+
+def settings_beside(folder: str | os.PathLike[str], name: str = AUTOENCODER_SETTINGS) -> Path | None:
+    """
+    The file with the settings of a network, where there is one.
+
+    Args:
+        folder: folder of the weights.
+        name: ``settings.json`` of an autoencoder, or ``prior_settings.json`` of a prior, which may be in
+            ``settings.json`` too.
+    """
+    files = (Path(folder) / candidate for candidate in dict.fromkeys((name, AUTOENCODER_SETTINGS)))
+    return next((path for path in files if path.is_file()), None)
 
 
 def read_settings(
@@ -90,11 +115,12 @@ def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) ->
     """
     Write down the settings that another command needs in order to rebuild a trained network.
 
-    The ``vqprior`` command reads them from beside the checkpoint, so that ``evaluate`` needs no
+    The ``vqprior`` command reads them from beside the weights, so that ``evaluate`` needs no
     ``spatial_size`` if ``train`` was given one.
 
     Args:
-        path: JSON file to write; settings of an earlier stage that are not named here are kept.
+        path: JSON file to write; settings that it has and that are not named here are kept, such as those of the prior
+            in a file of an earlier version.
         settings: values of top-level configuration keys.
 
     Raises:
@@ -104,29 +130,6 @@ def write_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) ->
     text = json.dumps({**before, **settings}, indent=4)  # as the files of a bundle
     _check(json.loads(text), path, None, None)
     write_text(path, text + "\n")
-
-
-def check_conditions(
-    path: str | os.PathLike[str], conditions: Sequence[Mapping[str, Any]], resume: bool = False
-) -> None:
-    """
-    Refuse to resume a run under other conditions: its weights would load, with another meaning.
-
-    Args:
-        path: the settings of the run that is there, if there is one.
-        conditions: what :class:`~monai_vqprior.data.Conditions` are made of, in this run.
-        resume: whether the run is resumed.
-
-    Raises:
-        InputError: when it is resumed and had other conditions.
-    """
-    if resume and Path(path).is_file():
-        before = read_settings(path, codebooks=None).get("conditions", [])
-        if before != list(conditions):
-            raise InputError(
-                f"the run to resume was trained with the conditions {before}, got {list(conditions)}: resume with "
-                "those, or train anew with --overwrite."
-            )
 
 
 def component_config(component: Any) -> dict[str, Any]:

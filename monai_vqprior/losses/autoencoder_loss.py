@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.losses.ssim import ssim_map
+from monai_vqprior.losses.structural_similarity import ssim_map
 
 __all__ = ["TokenizerLoss"]
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def code_vectors(autoencoder: Any, num_embeddings: int, needed: bool = False) -> torch.Tensor | None:
     """
-    The vectors of a VQ-VAE's codes, if it has them.
+    The vectors of an autoencoder's codes, if it has them.
 
     Args:
         autoencoder: with a ``codebook`` that has a ``decode``, as :class:`~monai_vqprior.networks.AutoencoderVQ` has,
@@ -73,12 +73,14 @@ def check_grids(grids: torch.Tensor, spatial_size: Sequence[int], num_embeddings
     expected = tuple(size // stride for size in spatial_size)
     if tuple(grids.shape[1:]) != expected:
         raise InputError(
-            f"the VQ-VAE makes grids of {tuple(grids.shape[1:])} codes, not {expected}: pass the pixels that one of "
-            f"its codes stands for along each axis as --stride, {spatial_size[0] / grids.shape[1]:g}."
+            f"the autoencoder makes grids of {tuple(grids.shape[1:])} codes, not {expected}: pass the pixels that one "
+            f"of its codes stands for along each axis as --stride, {spatial_size[0] / grids.shape[1]:g}."
         )
     largest = int(grids.max())
     if largest >= num_embeddings:
-        raise InputError(f"the VQ-VAE makes code {largest}, but num_embeddings is {num_embeddings}: pass its number.")
+        raise InputError(
+            f"the autoencoder makes code {largest}, but num_embeddings is {num_embeddings}: pass its number."
+        )
 
 
 @torch.no_grad()
@@ -112,7 +114,7 @@ def start_prior(
         _start(prior.code_prior, grids, vectors)
     else:
         if vectors is None:
-            logger.warning("the VQ-VAE tells no vectors of its codes: the prior begins without which codes look alike")
+            logger.warning("the autoencoder has no vectors of its codes: the prior begins without their similarity")
         _start(prior, grids, vectors)
 
 

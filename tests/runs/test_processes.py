@@ -19,8 +19,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from monai_vqprior.engines import Processes, data_parallel, joined_processes, unwrap
 from monai_vqprior.errors import InputError
+from monai_vqprior.runs import Processes, data_parallel, joined_processes, unwrap
 
 # Two processes: tests/report/test_samples_resumed.py.
 

@@ -1,0 +1,109 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from monai_vqprior.bundles import copy_bundle, pack_bundle
+from monai_vqprior.cli.demo import demo
+from monai_vqprior.cli.running import run
+from monai_vqprior.cli.train import train
+from monai_vqprior.stacks import STACKS
+
+__all__ = ["COMMANDS"]
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    run(options, STACKS["evaluate"])
+
+
+def _reconstruct(options: argparse.Namespace) -> None:
+    run(options, STACKS["reconstruct"])
+
+
+def _sample(options: argparse.Namespace) -> None:
+    run(options, STACKS["sample"])
+
+
+def _neighbors(options: argparse.Namespace) -> None:
+    run(options, STACKS["neighbors"])
+
+
+def _report(options: argparse.Namespace) -> None:
+    from monai_vqprior.report import write_report
+
+    write_report(options.output_dir)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from monai_vqprior.data import prepare_volumes
+    from monai_vqprior.data.layout import SPLITS
+
+    fractions = None if options.fractions is None else dict(zip(SPLITS, options.fractions, strict=True))
+    summary = prepare_volumes(
+        options.volumes,
+        options.output,
+        axis=options.axis,
+        num_slices=options.num_slices,
+        center_offset=options.center_offset,
+        spacing=options.spacing,
+        size=options.size,
+        percentiles=tuple(options.percentiles),
+        fractions=fractions,
+        seed=options.seed,
+        subjects_csv=options.subjects_csv,
+        pattern=options.pattern,
+        skip_bad=options.skip_bad,
+        overwrite=options.overwrite,
+        split_by=options.split_by,
+        subject_pattern=options.subject_pattern,
+    )
+    print(summary)
+
+
+def _phantom(options: argparse.Namespace) -> None:
+    from monai_vqprior.data import write_phantom
+
+    folder = write_phantom(
+        options.output,
+        subjects=options.subjects,
+        num_slices=options.num_slices,
+        size=options.size,
+        seed=options.seed,
+        labels=options.labels,
+        overwrite=options.overwrite,
+    )
+    print(f"{options.subjects} subjects of {options.num_slices} slices written to {folder}")
+
+
+def _bundle(options: argparse.Namespace) -> None:
+    if options.zoo:
+        archive = pack_bundle(options.output, options.bundle, options.overwrite)
+        print(f"bundle for the model zoo written to {options.output} and {archive}")
+    else:
+        print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")
+
+
+#: what each command does with its options.
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "train": train,
+    "evaluate": _evaluate,
+    "reconstruct": _reconstruct,
+    "sample": _sample,
+    "neighbors": _neighbors,
+    "report": _report,
+    "prepare": _prepare,
+    "phantom": _phantom,
+    "bundle": _bundle,
+    "demo": demo,
+}
