@@ -37,6 +37,7 @@ from monai_vqprior.bundles import (
 from monai_vqprior.errors import AlreadyDoneError, InputError, chain_of, input_error_in, system_error_in
 from monai_vqprior.options import parse_command
 from monai_vqprior.overrides import check_overrides
+from monai_vqprior.preparation import Preparation, kinds_of
 from monai_vqprior.values import is_expression
 
 __all__ = ["main"]
@@ -295,28 +296,9 @@ def _report(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from monai_vqprior.data import prepare_volumes
-    from monai_vqprior.data.layout import SPLITS
 
-    fractions = None if options.fractions is None else dict(zip(SPLITS, options.fractions, strict=True))
-    summary = prepare_volumes(
-        options.volumes,
-        options.output,
-        axis=options.axis,
-        num_slices=options.num_slices,
-        center_offset=options.center_offset,
-        spacing=options.spacing,
-        size=options.size,
-        percentiles=tuple(options.percentiles),
-        fractions=fractions,
-        seed=options.seed,
-        subjects_csv=options.subjects_csv,
-        pattern=options.pattern,
-        skip_bad=options.skip_bad,
-        overwrite=options.overwrite,
-        split_by=options.split_by,
-        subject_pattern=options.subject_pattern,
-    )
-    print(summary)
+    arguments = {name: getattr(options, name) for name in kinds_of(Preparation)}
+    print(prepare_volumes(options.volumes, options.output, **arguments))
 
 
 def _phantom(options: argparse.Namespace) -> None:

@@ -22,7 +22,15 @@ from scipy import ndimage
 from monai_vqprior.errors import InputError, needs_extra
 from monai_vqprior.volumes.geometry import Volume
 
-__all__ = ["WHITE", "correct_bias", "scale", "scale_by_percentiles", "scale_by_white_matter", "white_matter_peak"]
+__all__ = [
+    "WHITE",
+    "blacken",
+    "correct_bias",
+    "scale",
+    "scale_by_percentiles",
+    "scale_by_white_matter",
+    "white_matter_peak",
+]
 
 #: What white matter becomes, of 255: fat and vessels are brighter.
 WHITE = 200.0
@@ -62,6 +70,36 @@ def correct_bias(volume: Volume) -> Volume:
     data = np.where(mask, volume.data / np.exp(field), 0)
     data *= volume.data[mask].mean() / data[mask].mean()
     return Volume(data.astype(np.float32), volume.affine)
+
+
+def blacken(volume: Volume) -> Volume:
+    """
+    Make the background of a volume 0, and all else more.
+
+    Where no voxel is negative, 0 is the background. Else it is the value that more than half of the voxels at the
+    border have (-1024 in CT, 0 in z-scores within a mask); other volumes have none.
+
+    Args:
+        volume: finite numbers.
+
+    Returns:
+        ``float32``; the volume itself where no voxel is negative. Differences of intensities stay as they are.
+
+    Raises:
+        InputError: when there is nothing but background.
+    """
+    if volume.data.min() >= 0:
+        return volume
+    border = np.concatenate([np.moveaxis(volume.data, axis, 0)[[0, -1]].ravel() for axis in range(3)])
+    values, counts = np.unique(border, return_counts=True)
+    inside = np.ones(volume.data.shape, bool)
+    if 2 * counts.max() > border.size:
+        inside = volume.data != values[counts.argmax()]
+    if not inside.any():
+        raise InputError("the volume is empty: each of its voxels has the same value.")
+    low, high = float(volume.data[inside].min()), float(volume.data[inside].max())
+    shift = (high - low) * 1e-4 + 1e-6 - low  # the darkest voxel of the head is no background
+    return Volume(np.where(inside, volume.data + np.float32(shift), 0).astype(np.float32), volume.affine)
 
 
 def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99.5)) -> Volume:
