@@ -21,7 +21,6 @@ from pathlib import Path
 import pytest
 
 import monai_vqprior
-from monai_vqprior.cli import main
 from monai_vqprior.errors import InputError
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.report import write_samples
@@ -88,24 +87,6 @@ def test_what_is_imported_is_asked_for() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert imported(tree.body) <= required(extras=False), path
         assert imported([node for node in ast.walk(tree) if isinstance(node, ast.stmt)]) <= required(extras=True), path
-
-
-@pytest.mark.parametrize(
-    ("words", "module", "package"),
-    [
-        (["prepare", "--volumes", "volumes", "--output", "slices", "--skip_bad"], "nibabel", "nibabel"),
-        (["prepare", "--volumes", "volumes", "--output", "slices"], "skimage", "skimage"),
-    ],
-)
-def test_a_missing_extra_is_named(
-    words: list[str], module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    assert main(words) == 2
-    message = capsys.readouterr().err.strip()
-    assert "\n" not in message
-    assert f"needs the package {package}" in message
-    assert 'pip install "monai-vqprior[volumes]"' in message
 
 
 def test_nifti_is_refused_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

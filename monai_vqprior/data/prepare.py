@@ -16,6 +16,7 @@ import csv
 import io
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["PrepareSummary", "prepare_volumes", "read_subject_table"]
 
-_SLICE_COLUMNS = ("case", "index", "subject", "split", "position")
-_HEAD_COLUMNS = ("case", "file", "x", "y", "z", "width", "depth", "height", "overlap", "correlation")
+SLICE_COLUMNS = ("case", "index", "subject", "split", "position")
+HEAD_COLUMNS = ("case", "file", "x", "y", "z", "width", "depth", "height", "overlap", "correlation")
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def _cut_all(
                 bar.update()
                 if fault:
                     faults[case.file] = fault
-                    bar.write(fault) if progress else logger.warning("%s", fault)
+                    _tell(fault, bar if progress else None)
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker (pid"):
                 raise
@@ -237,6 +238,14 @@ def _cut_all(
                 "fewer --num_workers."
             ) from error
     return faults
+
+
+def _tell(fault: str, bar: tqdm | None) -> None:
+    """Say at once what is wrong with a volume, above the progress bar."""
+    if bar is None:
+        logger.warning("%s", fault)
+    else:
+        bar.write(fault, file=sys.stderr)
 
 
 def _refuse(faults: Mapping[str, str], cases: Sequence[Case], skip_bad: bool) -> None:
@@ -263,7 +272,7 @@ def _slices_table(heads: Mapping[Case, FinishedHead]) -> str:
         for case, head in heads.items()
         for index, position in enumerate(head.placement.slab.positions)
     ]
-    return _csv(_SLICE_COLUMNS, rows)
+    return _csv(SLICE_COLUMNS, rows)
 
 
 def _heads_table(heads: Mapping[Case, FinishedHead]) -> str:
@@ -273,7 +282,7 @@ def _heads_table(heads: Mapping[Case, FinishedHead]) -> str:
          *_rounded([head.measures["overlap"], head.measures["correlation"]], 3))
         for case, head in heads.items()
     ]  # fmt: skip
-    return _csv(_HEAD_COLUMNS, rows)
+    return _csv(HEAD_COLUMNS, rows)
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
