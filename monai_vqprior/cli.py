@@ -277,7 +277,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    _run(options, _RECONSTRUCT)
+    data = getattr(options, "override.dataset_dir", None)
+    if hasattr(options, "override.volumes"):
+        _run(options, [*_RECONSTRUCT, "reconstruct_volumes.json"], **({} if data is None else {"prepared_dir": data}))
+    elif data is None:
+        raise InputError("the following arguments are required: --dataset_dir, or --volumes (see vqprior --help)")
+    elif getattr(options, "override.resume", False):
+        raise InputError("--resume is for volumes: pass --volumes DIR, or --overwrite to reconstruct the slices again.")
+    else:
+        _run(options, _RECONSTRUCT)
 
 
 def _sample(options: argparse.Namespace) -> None:

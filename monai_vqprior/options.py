@@ -202,6 +202,9 @@ def command_parser() -> argparse.ArgumentParser:
     _setting(reconstruct, "split", "split to reconstruct (default: test)")
     _setting(reconstruct, "num_pictures", "slices on the sheet (default: 10)")
     _setting(reconstruct, "ckpt", "weights of the VQ-VAE")
+    _setting(reconstruct, "volumes", "folder of volumes to reconstruct, instead of slices")
+    _setting(reconstruct, "resume", "keep volumes that are reconstructed already")
+    _not_required(reconstruct, "--dataset_dir")
 
     _add_sample(add_run("sample", "sample new slices, and write PNG files and a contact sheet", needs_data=False))
 
@@ -326,6 +329,13 @@ def _setting(command: argparse.ArgumentParser, key: str, text: str, required: bo
         f"--{key}", dest=f"override.{key}", default=argparse.SUPPRESS, type=_option(key), required=required,
         help=_help(text, kind), **form,
     )  # fmt: skip
+
+
+def _not_required(command: argparse.ArgumentParser, option: str) -> None:
+    """Leave it to the command to ask for an option."""
+    for action in command._actions:
+        if option in action.option_strings:
+            action.required = False
 
 
 def _option(key: str) -> Option:

@@ -190,25 +190,32 @@ def kinds_of(arguments: type[Cutting]) -> dict[str, Kind]:
     return {argument.name: argument.metadata["kind"] for argument in fields(arguments)}
 
 
-def read_cutting(path: Path) -> Cutting:
+def read_cutting(path: Path, key: str | None = None) -> Cutting | None:
     """
     Read how the volumes of a data set were cut.
 
     Args:
-        path: ``prepare.json`` of a prepared data set.
+        path: ``prepare.json`` of a prepared data set, or ``splits.json`` of a run.
+        key: where the arguments are in the file; by default it holds nothing else.
 
     Returns:
-        the arguments.
+        the arguments; None where the key is missing or null.
 
     Raises:
         InputError: naming the file, when it cannot be read or holds something else.
     """
-    content = read_json(path, "prepare the volumes again")
+    advice = "prepare the volumes again"
+    content: Any = read_json(path, advice)
+    if key is not None:
+        content = content.get(key)
+        if content is None:
+            return None
+    names = kinds_of(Cutting)
+    if not isinstance(content, dict) or set(content) != set(names):
+        raise InputError(f"{path} does not hold {', '.join(names)}, and nothing else: {advice}.")
+    cutting = Cutting(**content)
     try:
-        cutting = Cutting(**{name: content[name] for name in kinds_of(Cutting)})
         cutting.check()
-    except KeyError as error:
-        raise InputError(f"{path} has no {error}: prepare the volumes again.") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return cutting

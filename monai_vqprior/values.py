@@ -271,6 +271,8 @@ SETTINGS: dict[str, Kind] = {
     "split_seed": SEED,
     "split_by": SPLIT_BY,
     "subject_pattern": optional(SUBJECT_PATTERN),
+    "volumes": PATH,
+    "prepared_dir": optional(PATH),
     "overwrite": FLAG,
     "resume": FLAG,
     "skip_bad": FLAG,

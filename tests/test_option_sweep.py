@@ -47,7 +47,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         ["a", "/a/b", "7", "[a]", "None", "ü"],
         _NO_PATHS,
     ),
-    ("ckpt ckpt_prior pretrained prior_checkpoint subjects_csv template", ["a", "7", "None"], _NO_PATHS),
+    ("ckpt ckpt_prior pretrained prior_checkpoint subjects_csv template prepared_dir", ["a", "7", "None"], _NO_PATHS),
     ("device stage autoencoder_weights", ["cpu", "cuda:1"], ["", " ", "\0"]),
     ("pattern condition masks", ["a=b", "*.nii", "None"], ["", " ", "\0"]),
     ("split", ["train", "validate", "test", "all"], ["", "tests", "Train", "0", "None", "['train']"]),

@@ -32,6 +32,7 @@ from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 from monai_vqprior.options import command_parser
 from monai_vqprior.preparation import Preparation
 from monai_vqprior.report import code_baselines, summarize, write_samples
+from monai_vqprior.report.volumes import COLUMNS
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS, is_expression
 
@@ -141,6 +142,7 @@ def test_fields_of_splits(phantom: Path, tmp_path: Path) -> None:
 
 def test_fields_of_a_data_set(phantom: Path) -> None:
     assert fields("slices.csv") == columns(phantom / "slices.csv") | set(SLICE_COLUMNS)
+    assert fields("volumes.csv") == set(COLUMNS)
     assert fields("heads.csv") == set(HEAD_COLUMNS)
     assert fields("prepare.json") == set(Preparation().cutting)
     assert fields("phantom.json") == set(json_file(phantom / "phantom.json"))

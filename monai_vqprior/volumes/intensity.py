@@ -116,6 +116,11 @@ def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99
     Raises:
         InputError: when the volume is empty, or the percentiles are the same intensity.
     """
+    return scale(volume, *percentile_range(volume, percentiles))
+
+
+def percentile_range(volume: Volume, percentiles: Sequence[float] = (0.5, 99.5)) -> tuple[float, float]:
+    """The intensities that :func:`scale_by_percentiles` makes 0 and 255."""
     values = volume.data[volume.data != 0]
     if not values.size:
         raise InputError("the volume is empty: each of its voxels is 0.")
@@ -125,7 +130,7 @@ def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99
             f"the percentiles {percentiles[0]:g} and {percentiles[1]:g} of the non-zero voxels are {low:g} and "
             f"{high:g}: nothing to scale. Is it a mask?"
         )
-    return scale(volume, low, high)
+    return low, high
 
 
 def scale_by_white_matter(volume: Volume) -> Volume:
