@@ -85,7 +85,8 @@ def test_configurations_of_documents_exist() -> None:
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
         for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
-            outputs = {"metrics.json", "settings.json", "metadata.json", "phantom.json", "samples.json", "splits.json"}
+            outputs = {"metrics.json", "settings.json", "metadata.json", "phantom.json", "prepare.json"}
+            outputs |= {"samples.json", "splits.json"}
             assert name in outputs or (ROOT / "bundle" / "configs" / name).is_file(), f"{document}: {name}"
 
 

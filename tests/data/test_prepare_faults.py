@@ -15,6 +15,8 @@ from __future__ import annotations
 import csv
 import gzip
 import logging
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -290,6 +292,26 @@ def test_a_run_that_stops_at_once_leaves_nothing(bids: Path, tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         prepare_volumes(bids, tmp_path / "out", **SMALL)
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_process_that_is_killed_has_a_line(
+    bids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: list[str]
+) -> None:
+    original = HeadCutter.__call__
+
+    def killed(self: HeadCutter, path: Path, file: str) -> object:
+        if "sub-04" in file:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, path, file)
+
+    monkeypatch.setattr(HeadCutter, "__call__", killed)
+    with pytest.raises(
+        InputError, match=r"a process ended in the middle of its work .*--resume with fewer --num_workers"
+    ):
+        prepare_volumes(bids, tmp_path / "out", num_workers=1, **SMALL)
+    monkeypatch.setattr(HeadCutter, "__call__", original)
+    prepare_volumes(bids, tmp_path / "out", resume=True, **SMALL)
+    assert len(cases_of(tmp_path / "out")) == 7
 
 
 def test_without_resume_an_unfinished_run_is_forgotten(bids: Path, bad: Path, tmp_path: Path, cut: list[str]) -> None:
