@@ -48,7 +48,7 @@ class CutHead:
     Attributes:
         slices: (num_slices, size, size) ``uint8``, rows from top to bottom.
         placement: the volume and the matrix to the space of the slices.
-        centroid: of the head in mm of the space, (3,).
+        centroid: of the head in mm of the space, (3,); of the space ``scanner`` in mm from the middle of the slices.
         extent: of the head in mm of the space along x, y and z, (3,).
         registration: how well it fits the template; None for a head that was not registered.
         intensities: what the values of the slices are in the units of the volume.
@@ -168,6 +168,8 @@ class HeadCutter:
             space=self.space,
             template="" if self.template is None else self.template.name,
         )
+        if self.space == "scanner":  # whose slices have another center in each volume
+            centroid = centroid - slab.center
         intensities = Intensities(background, darkest - shift, brightest - shift)
         pictures = np.rint(slices).astype(np.uint8)
         return CutHead(pictures, placement, centroid, high - low, placed.registration, intensities)

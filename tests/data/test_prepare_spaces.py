@@ -146,6 +146,9 @@ def test_voxels_of_any_size_give_heads_of_one_size(tmp_path: Path) -> None:
     for number, sides in enumerate([(1, 1, 1), (1, 1, 3), (2, 2, 2), (1, 0.5, 2)]):
         save(head(np.diag(np.array(sides, float))), tmp_path / "in" / f"sub-{number}_T1w.nii.gz")
     prepare_volumes(tmp_path / "in", tmp_path / "out", space="scanner", **{**HEAD, "center": None})
+    with (tmp_path / "out" / "transforms" / "heads.csv").open(newline="") as file:
+        centroids = [[float(row[name]) for name in "xyz"] for row in csv.DictReader(file)]
+    np.testing.assert_allclose(centroids, 0, atol=1)  # each head lies in the middle of its field of view
     for slices in stacks(tmp_path / "out").values():
         shown = slices[3] > 0
         assert shown.any(0).sum() == pytest.approx(26, abs=2)
