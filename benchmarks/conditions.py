@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,10 @@ from scipy.stats import spearmanr
 
 from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser
+from monai_vqprior.bundles import bundle_root
 from monai_vqprior.data import ConditionTable, SliceDataset, SliceFolder
 from monai_vqprior.files import write_text
-from monai_vqprior.runs import read_settings
+from monai_vqprior.stacks import STACKS, resolve
 from monai_vqprior.transforms import LoadSliced
 
 SAMPLE = ["inference.json", "sample.json"]
@@ -107,9 +107,9 @@ def main() -> None:
     if options.table:
         write_fluid_table(options.table, slices, options.spatial_size)
         return
-    settings = read_settings(Path(options.output_dir) / "models" / "settings.json")
     overrides = {key: json.loads(value) for key, value in options.set}
-    config = bundle_parser(SAMPLE, {**settings, "output_dir": options.output_dir, **overrides})
+    _, files, settings = resolve(STACKS["sample"], bundle_root(), {"output_dir": options.output_dir, **overrides})
+    config = bundle_parser(files, settings)
     network, prior = config.get_parsed_content("network").eval(), config.get_parsed_content("prior")
     inferer, known = config.get_parsed_content("inferer"), config.get_parsed_content("known_conditions")
     table = ConditionTable(slices)

@@ -27,7 +27,7 @@ from typing import Any
 from monai_vqprior.errors import InputError
 
 __all__ = [
-    "PHANTOM", "PREPARE", "SETTINGS", "SUBJECT_PATTERN", "Kind", "check_setting", "check_settings", "check_values",
+    "PHANTOM", "SETTINGS", "SUBJECT_PATTERN", "Kind", "check_setting", "check_settings", "check_values",
     "is_expression", "literal", "shown",
 ]  # fmt: skip
 
@@ -207,7 +207,7 @@ def _is_plain(value: Any) -> bool:
 PLAIN = Kind(f"a number, true, false, null, {PLAIN_TEXT.description}, or a list of these", _is_plain)
 #: one side of a slice for both, or height and width.
 SIZE = either(whole(1, 8192), several(whole(1, 8192), 2, 2, "a height and a width, such as [160,128]"))
-_SEED = whole(0, 2**32 - 1)
+SEED = whole(0, 2**32 - 1)
 _SHARE = number(0, 1)
 _BLOCKS = either(whole(0, 64), several(whole(0, 64)))
 _RANGE = either(number(0, 1e6), several(number(-1e6, 1e6), 2, 2, "two numbers, such as [0.8,1.25]"))
@@ -268,9 +268,11 @@ SETTINGS: dict[str, Kind] = {
     "last_state": PATH,
     "metrics_file": PATH,
     "split": choice("train", "validate", "test", "all"),
-    "split_seed": _SEED,
+    "split_seed": SEED,
     "split_by": SPLIT_BY,
     "subject_pattern": optional(SUBJECT_PATTERN),
+    "volumes": PATH,
+    "prepared_dir": optional(PATH),
     "overwrite": FLAG,
     "resume": FLAG,
     "skip_bad": FLAG,
@@ -280,7 +282,7 @@ SETTINGS: dict[str, Kind] = {
     # how it is computed
     "device": DEVICE,
     "amp": FLAG,
-    "seed": _SEED,
+    "seed": SEED,
     "batch_size": whole(1, 65536),
     "num_workers": whole(0, 256),
     "tile_size": whole(1, 4096),
@@ -347,39 +349,13 @@ SETTINGS: dict[str, Kind] = {
 _GIVEN_PATHS = {"bundle_root", "dataset_dir", "output_dir", "ckpt", "ckpt_prior", "pretrained"}
 
 
-def _ascend(value: Any) -> bool:
-    return several(number(0, 100), 2, 2).accepts(value) and value[0] < value[1]
-
-
-def _share_all(value: Any) -> bool:
-    return several(number(0, 1), 3, 3).accepts(value) and abs(sum(value) - 1) <= 1e-6
-
-
-#: What the arguments of :func:`monai_vqprior.data.prepare_volumes` and the options of ``vqprior prepare`` may be.
-PREPARE: dict[str, Kind] = {
-    "volumes": PATH,
-    "output": PATH,
-    "axis": whole(0, 2),
-    "num_slices": whole(1, 10**5),
-    "center_offset": whole(-(10**5), 10**5),
-    "spacing": whole(1, 10**5),
-    "size": even(16, 8192),
-    "percentiles": Kind("two ascending numbers from 0 to 100", _ascend),
-    "fractions": Kind("three numbers from 0 to 1 that add up to 1", _share_all),
-    "seed": _SEED,
-    "subjects_csv": optional(PATH),
-    "pattern": optional(TEXT),
-    "split_by": SPLIT_BY,
-    "subject_pattern": optional(SUBJECT_PATTERN),
-}
-
 #: What the arguments of :func:`monai_vqprior.data.write_phantom` and the options of ``vqprior phantom`` may be.
 PHANTOM: dict[str, Kind] = {
     "output": PATH,
     "subjects": whole(3, 10**6),
     "num_slices": whole(1, 10**5),
     "size": even(32, 8192),
-    "seed": _SEED,
+    "seed": SEED,
 }
 
 

@@ -24,7 +24,7 @@ PACKAGE = Path(monai_vqprior.__file__).parent
 
 # Each room may import from itself and from the rooms before it.
 ORDER = [
-    ["errors", "files", "outputs", "values"],
+    ["errors", "files", "outputs", "values", "preparation"],
     ["data", "transforms", "volumes"],
     ["sampling"],
     ["networks"],

@@ -21,7 +21,8 @@ import pytest
 from monai_vqprior.cli import main
 from monai_vqprior.cli.options import Option, command_parser
 from monai_vqprior.cli.parsing import parse_command
-from monai_vqprior.values import PHANTOM, PREPARE, SETTINGS, Kind
+from monai_vqprior.preparation import Preparation, kinds_of
+from monai_vqprior.values import PHANTOM, SETTINGS, Kind
 
 # Every option of every command with nonsense. The options are found in the parser itself, so that a new one is here by
 # itself; what a kind of value has to accept and to refuse is written down by hand.
@@ -47,12 +48,12 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         ["a", "/a/b", "7", "[a]", "None", "ü"],
         _NO_PATHS,
     ),
-    ("ckpt ckpt_prior pretrained prior_checkpoint subjects_csv", ["a", "7", "None"], _NO_PATHS),
+    ("ckpt ckpt_prior pretrained prior_checkpoint subjects_csv template prepared_dir", ["a", "7", "None"], _NO_PATHS),
     ("device stage autoencoder_weights", ["cpu", "cuda:1"], ["", " ", "\0"]),
-    ("pattern condition", ["a=b", "*.nii", "None"], ["", " ", "\0"]),
+    ("pattern condition masks", ["a=b", "*.nii", "None"], ["", " ", "\0"]),
     ("split", ["train", "validate", "test", "all"], ["", "tests", "Train", "0", "None", "['train']"]),
     (
-        "overwrite resume skip_bad save_slices nifti amp smaller_is_better prior_skip_connections "
+        "overwrite resume skip_bad save_slices nifti amp smaller_is_better prior_skip_connections bias_correction "
         "prior_position_logits",
         ["true", "False", "TRUE"],
         _NO_FLAGS,
@@ -114,8 +115,10 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("top_k", ["1", "512", "None"], [*_NO_WHOLE, "0", "-1"]),
     ("top_p", ["0.9", "1", "None"], [*_NO_NUMBERS, "0", "-1", "1.5", BIG]),
     ("axis", ["0", "2"], [*_NO_WHOLE, "3", "-1", "7"]),
-    ("num_slices spacing", ["1", "32"], [*_NO_WHOLE, "0", "-1", "None"]),
-    ("center_offset", ["-3", "0", "5"], _NO_WHOLE),
+    ("num_slices", ["1", "32"], [*_NO_WHOLE, "0", "-1", "None"]),
+    ("spacing voxel_size", ["1", "0.5", "2.5"], [*_NO_NUMBERS, "0", "-1", "None"]),
+    ("center_offset center", ["-3", "0", "5.5"], [*_NO_NUMBERS, BIG]),
+    ("space", ["template", "rigid", "native", "scanner", "None"], ["", "mni", "1", "Template"]),
     ("size", ["32", "256"], [*_NO_WHOLE, "33", "14", "0", "-2", "None"]),
     ("subjects", ["3", "40"], [*_NO_WHOLE, "2", "0", "-1", "None"]),
     ("percentiles", ["[0.5,99.5]", "(0,100)"], ["[99,1]", "[5,5]", "[-1,99]", "[1,101]", "[1]", "[1,'nan']", "5", ""]),
@@ -144,7 +147,7 @@ def value_options() -> list[tuple[str, argparse.Action]]:
 
 
 OPTIONS = [pytest.param(*option, id=f"{option[0]} {option[1].option_strings[0]}") for option in value_options()]
-KINDS: list[tuple[str, Kind]] = [*SETTINGS.items(), *PREPARE.items(), *PHANTOM.items()]
+KINDS: list[tuple[str, Kind]] = [*SETTINGS.items(), *kinds_of(Preparation).items(), *PHANTOM.items()]
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS, ids=[name for name, _ in KINDS])

@@ -18,10 +18,7 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
-import pytest
-
 import monai_vqprior
-from monai_vqprior.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "monai_vqprior"
@@ -83,21 +80,3 @@ def test_what_is_imported_is_asked_for() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert imported(tree.body) <= required(extras=False), path
         assert imported([node for node in ast.walk(tree) if isinstance(node, ast.stmt)]) <= required(extras=True), path
-
-
-@pytest.mark.parametrize(
-    ("words", "module", "package"),
-    [
-        (["prepare", "--volumes", "volumes", "--output", "slices", "--skip_bad"], "nibabel", "nibabel"),
-        (["prepare", "--volumes", "volumes", "--output", "slices"], "skimage", "skimage"),
-    ],
-)
-def test_a_missing_extra_is_named(
-    words: list[str], module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    assert main(words) == 2
-    message = capsys.readouterr().err.strip()
-    assert "\n" not in message
-    assert f"needs the package {package}" in message
-    assert 'pip install "monai-vqprior[volumes]"' in message

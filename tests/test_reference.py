@@ -26,10 +26,13 @@ import torch
 from monai_vqprior.cli import main
 from monai_vqprior.cli.options import command_parser
 from monai_vqprior.data import SliceDataset, SliceFolder
-from monai_vqprior.data.prepare import _OWN_COLUMNS
+from monai_vqprior.data.cases import OWN_COLUMNS
+from monai_vqprior.data.prepare import HEAD_COLUMNS, SLICE_COLUMNS
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
+from monai_vqprior.preparation import Preparation
 from monai_vqprior.report import code_baselines, summarize, write_samples
+from monai_vqprior.report.volumes import COLUMNS
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS, is_expression
 
@@ -139,10 +142,13 @@ def test_fields_of_splits(phantom: Path, tmp_path: Path) -> None:
 
 
 def test_fields_of_a_data_set(phantom: Path) -> None:
-    assert fields("slices.csv") == columns(phantom / "slices.csv")
+    assert fields("slices.csv") == columns(phantom / "slices.csv") | set(SLICE_COLUMNS)
+    assert fields("volumes.csv") == set(COLUMNS)
+    assert fields("heads.csv") == set(HEAD_COLUMNS)
+    assert fields("prepare.json") == set(Preparation().cutting)
     assert fields("phantom.json") == set(json_file(phantom / "phantom.json"))
     oasis = {"age", "sex", "cdr", "dementia"}
-    assert fields("subjects.csv") == columns(phantom / "subjects.csv") | set(_OWN_COLUMNS) | oasis
+    assert fields("subjects.csv") == columns(phantom / "subjects.csv") | set(OWN_COLUMNS) | oasis
 
 
 def test_fields_of_metrics(phantom: Path) -> None:

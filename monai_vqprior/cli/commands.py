@@ -16,8 +16,10 @@ from collections.abc import Callable
 
 from monai_vqprior.bundles import copy_bundle, pack_bundle
 from monai_vqprior.cli.demo import demo
-from monai_vqprior.cli.running import run
+from monai_vqprior.cli.running import given, run
 from monai_vqprior.cli.train import train
+from monai_vqprior.errors import InputError
+from monai_vqprior.preparation import Preparation, kinds_of
 from monai_vqprior.stacks import STACKS
 
 __all__ = ["COMMANDS"]
@@ -28,7 +30,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    run(options, STACKS["reconstruct"])
+    values = given(options)
+    data = values.get("dataset_dir")
+    if "volumes" in values:
+        run(options, STACKS["reconstruct_volumes"], **({} if data is None else {"prepared_dir": data}))
+    elif data is None:
+        raise InputError("the following arguments are required: --dataset_dir, or --volumes (see vqprior --help)")
+    elif values.get("resume", False):
+        raise InputError("--resume is for volumes: pass --volumes DIR, or --overwrite to reconstruct the slices again.")
+    else:
+        run(options, STACKS["reconstruct"])
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -47,28 +58,9 @@ def _report(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from monai_vqprior.data import prepare_volumes
-    from monai_vqprior.data.layout import SPLITS
 
-    fractions = None if options.fractions is None else dict(zip(SPLITS, options.fractions, strict=True))
-    summary = prepare_volumes(
-        options.volumes,
-        options.output,
-        axis=options.axis,
-        num_slices=options.num_slices,
-        center_offset=options.center_offset,
-        spacing=options.spacing,
-        size=options.size,
-        percentiles=tuple(options.percentiles),
-        fractions=fractions,
-        seed=options.seed,
-        subjects_csv=options.subjects_csv,
-        pattern=options.pattern,
-        skip_bad=options.skip_bad,
-        overwrite=options.overwrite,
-        split_by=options.split_by,
-        subject_pattern=options.subject_pattern,
-    )
-    print(summary)
+    arguments = {name: getattr(options, name) for name in kinds_of(Preparation)}
+    print(prepare_volumes(options.volumes, options.output, **arguments))
 
 
 def _phantom(options: argparse.Namespace) -> None:

@@ -14,18 +14,17 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from monai_vqprior import __version__
 from monai_vqprior.errors import InputError
+from monai_vqprior.preparation import SPLIT_BY_HELP, SUBJECT_PATTERN_HELP, Preparation, kinds_of
 from monai_vqprior.values import (
     FLAG,
     PATH,
     PHANTOM,
-    PREPARE,
     SETTINGS,
     Kind,
     choice,
@@ -46,11 +45,6 @@ _READ_HERE = {
     "split_by", "subject_pattern",
 }  # fmt: skip
 
-_SPLIT_BY = "file assigns single files to the splits where no subject is found (default: subject, which refuses them)"
-_SUBJECT_PATTERN = (
-    "finds the subject in the path of each file, relative to the folder: the group (?P<subject>...) or the first one "
-    "(default: names of BIDS, OASIS and ADNI, names such as patient7, folders)"
-)
 _EPILOG = (
     "Any other --key value overrides that key of the bundle's configuration, for instance --batch_size 8, "
     "--learning_rate 0.0005 or --train#loss#ssim_weight 2. A value may be an expression of MONAI's, such as '$2 * 8' "
@@ -122,7 +116,7 @@ class _Together(argparse.Action):
     """Stores several numbers that are right or wrong together, such as shares that add up to 1."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        PREPARE[self.dest].check(f"--{self.dest}", values)
+        kinds_of(Preparation)[self.dest].check(f"--{self.dest}", values)
         setattr(namespace, self.dest, values)
 
 
@@ -142,11 +136,13 @@ class _Commands:
             _value(command, "bundle", PATH, "use this bundle instead of the one in the package", metavar="DIR")
         return command
 
-    def add_run(self, name: str, summary: str, needs_data: bool = True, draws: bool = True) -> argparse.ArgumentParser:
+    def add_run(
+        self, name: str, summary: str, takes_data: bool = True, needs_data: bool = True, draws: bool = True
+    ) -> argparse.ArgumentParser:
         """A command that runs configurations, with the options that most of them share."""
         command = self.add(name, summary)
-        if needs_data:
-            _add_data(command)
+        if takes_data:
+            _add_data(command, needs_data)
         _setting(command, "output_dir", "folder for the results (default: output)")
         _setting(command, "spatial_size", "size of the slices (default: that of the training, or 256)")
         _setting(command, "overwrite", "replace the results of an earlier run")
@@ -168,14 +164,14 @@ def command_parser() -> argparse.ArgumentParser:
     about = "measure SSIM, PSNR, codebook usage and bits per code, and write metrics.json"
     _add_evaluate(commands.add_run("evaluate", about))
     about = "reconstruct slices, and write PNG files and a sheet beside the originals"
-    _add_reconstruct(commands.add_run("reconstruct", about))
+    _add_reconstruct(commands.add_run("reconstruct", about, needs_data=False))
     about = "sample new slices, and write PNG files and a contact sheet"
-    _add_sample(commands.add_run("sample", about, needs_data=False))
+    _add_sample(commands.add_run("sample", about, takes_data=False))
     about = "show samples beside their nearest training slices, to find copies"
     _add_neighbors(commands.add_run("neighbors", about, draws=False))
     about = "write the metrics and pictures of a run on one page, report.html"
     _add_report(commands.add("report", about, bundle=False))
-    about = "cut NIfTI or Analyze volumes into slices, split by subject"
+    about = "bring volumes to one space and cut them into slices, split by subject"
     _add_prepare(commands.add("prepare", about, bundle=False))
     _add_phantom(commands.add("phantom", "write a cohort of computed brains in the layout of OASIS", bundle=False))
     _add_bundle(commands.add("bundle", "copy the bundle, to edit or share it", bundle=False))
@@ -184,12 +180,12 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(command: argparse.ArgumentParser) -> None:
+def _add_data(command: argparse.ArgumentParser, required: bool) -> None:
     about = "folder of the slices, or of keras_png_slices_{train,validate,test}"
-    _setting(command, "dataset_dir", about, required=True)
+    _setting(command, "dataset_dir", about, required=required)
     _setting(command, "skip_bad", "leave out slices that cannot be used, and count them")
-    _setting(command, "split_by", _SPLIT_BY)
-    _setting(command, "subject_pattern", _SUBJECT_PATTERN)
+    _setting(command, "split_by", SPLIT_BY_HELP)
+    _setting(command, "subject_pattern", SUBJECT_PATTERN_HELP)
     about = "white in slices of more than 8 bits, such as 4095 (default: of the training, or from the slices)"
     _setting(command, "max_value", about)
 
@@ -204,6 +200,8 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     _setting(command, "split", "split to reconstruct (default: test)")
     _setting(command, "num_pictures", "slices on the sheet (default: 10)")
     _setting(command, "ckpt", "weights of the autoencoder")
+    _setting(command, "volumes", "folder of volumes to reconstruct, instead of slices")
+    _setting(command, "resume", "keep volumes that are reconstructed already")
 
 
 def _add_neighbors(command: argparse.ArgumentParser) -> None:
@@ -249,35 +247,24 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
 
 
 def _add_prepare(command: argparse.ArgumentParser) -> None:
-    def add(name: str, text: str, **form: Any) -> None:
-        _value(command, name, PREPARE[name], text, **form)
+    _value(command, "volumes", PATH, "folder of the volumes, searched recursively", required=True, metavar="DIR")
+    _value(command, "output", PATH, "folder for the slices", required=True, metavar="DIR")
+    for argument in fields(Preparation):
+        _add_argument(command, argument)
 
-    def add_together(name: str, text: str, default: Any, names: Sequence[str]) -> None:
+
+def _add_argument(command: argparse.ArgumentParser, argument: Field[Any]) -> None:
+    """The option of an argument of ``prepare``."""
+    name, kind, text, form = argument.name, *(argument.metadata[key] for key in ("kind", "help", "form"))
+    if kind is FLAG:
+        command.add_argument(f"--{name}", action="store_true", help=text)
+    elif isinstance(form.get("metavar"), tuple):  # several numbers
         command.add_argument(
-            f"--{name}", type=Option(name, number(0, 100)), nargs=len(names), default=default, metavar=tuple(names),
-            action=_Together, help=f"{text}; {PREPARE[name].description}",
+            f"--{name}", type=Option(name, number(0, 100)), nargs=len(form["metavar"]), default=argument.default,
+            action=_Together, help=_help(f"{text}; {kind.description}", FLAG), **form,
         )  # fmt: skip
-
-    add("volumes", "folder of the volumes, searched recursively", required=True, metavar="DIR")
-    add("output", "folder for the slices", required=True, metavar="DIR")
-    add("axis", "axis to cut along: 0 sagittal, 1 coronal, 2 axial (default: 2)", default=2)
-    add("num_slices", "slices a volume (default: 32)", default=32)
-    add("center_offset", "offset of the stack's center from the volume's center, in voxels (default: 0)", default=0)
-    add("spacing", "distance of the slices, in voxels (default: 1)", default=1)
-    add("size", "side of the slices in pixels (default: 256)", default=256)
-    about = "percentiles of the intensities inside the brain that become 0 and 255 (default: 0.5 99.5)"
-    add_together("percentiles", about, (0.5, 99.5), ("LOW", "HIGH"))
-    about = "share of the subjects in each split (default: 0.8 0.1 0.1)"
-    add_together("fractions", about, None, ("TRAIN", "VALIDATE", "TEST"))
-    add("seed", "seed of the split (default: 0)", default=0)
-    add("subjects_csv", "table of subjects to join, such as OASIS-1's own", metavar="FILE")
-    add("pattern", "file names to use, such as '*_T1w.nii.gz'")
-    add("split_by", _SPLIT_BY, default="subject")
-    add("subject_pattern", _SUBJECT_PATTERN)
-    command.add_argument(
-        "--skip_bad", action="store_true", help="leave out volumes that cannot be used, and count them"
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace earlier slices in the folder")
+    else:
+        _value(command, name, kind, text, default=argument.default, **form)
 
 
 def _add_phantom(command: argparse.ArgumentParser) -> None:

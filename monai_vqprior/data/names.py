@@ -35,7 +35,7 @@ from monai_vqprior.errors import InputError
 
 __all__ = ["Naming", "ScanName", "name_scans", "stem_of"]
 
-_SUFFIX = re.compile(r"\.(?:nii|nifti|img|hdr|gz|png|jpe?g|tiff?)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(?:nii|nifti|img|hdr|mgz|mgh|gz|png|jpe?g|tiff?)$", re.IGNORECASE)
 _NUMBERED = "numbered names (patient7, case_441)"
 #: conventions that name a subject wherever they stand in a path.
 _CONVENTIONS = {

@@ -28,6 +28,7 @@ from monai_vqprior.data.tables import read_table
 from monai_vqprior.data.tree import FileTree, find_files, is_run
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import open_picture, write_text
+from monai_vqprior.preparation import CUTTING_FILE, read_cutting
 from monai_vqprior.values import check_settings
 
 __all__ = ["IMAGE_SUFFIXES", "SliceFolder"]
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 # Tables that belong to the slices.
-_COMPANIONS = ("subjects.csv", "slices.csv", "phantom.json")
+_COMPANIONS = ("subjects.csv", "slices.csv", "phantom.json", CUTTING_FILE)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class SliceFolder:
 
         Args:
             path: CSV file with the columns split, subject, index, image. ``splits.json`` beside it has the rule, the
-                number of subjects, three examples, and the options.
+                number of subjects, three examples, the options, and how volumes were cut into the slices.
         """
         text = io.StringIO()
         table = csv.DictWriter(text, ["split", "subject", "index", "image"], lineterminator="\n")
@@ -180,8 +181,15 @@ class SliceFolder:
             "split_by": self.split_by,
             "subject_pattern": self.subject_pattern,
             "dealt": not self.in_split_folders,
+            "prepared": self._prepared(),
         }
         write_text(Path(path).with_suffix(".json"), json.dumps(rule, indent=2) + "\n")
+
+    def _prepared(self) -> dict[str, Any] | None:
+        """How volumes were cut into these slices; None where no run of ``prepare`` has made them."""
+        path = self.root / CUTTING_FILE
+        cutting = read_cutting(path) if path.is_file() else None
+        return None if cutting is None else cutting.cutting
 
     def check_splits(self, path: str | os.PathLike[str]) -> None:
         """

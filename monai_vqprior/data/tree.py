@@ -14,15 +14,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from monai_vqprior.data.layout import natural_key
+from monai_vqprior.volumes.layouts import is_segmentation
 
-__all__ = ["FileTree", "find_files", "is_run", "is_segmentation"]
+__all__ = ["FileTree", "find_files", "is_run"]
 
 # What runs write below their output folder, where that is the folder of the data too.
 _OF_A_RUN = frozenset(
@@ -35,10 +35,6 @@ _SIGNS = (
     {"samples", "samples.json"},
     {"neighbors.png", "neighbors.json"},
     {"reconstructions", "reconstructions.png"},
-)
-_SEGMENTATION = re.compile(
-    r"(?<![A-Za-z])(?:[dfa]?seg|segs|segmentations?|segmented|masks?|labels?|probseg|ground[_-]?truth|annotations?)(?![A-Za-z])",
-    re.IGNORECASE,
 )
 _SHOWN = 3  # names of each kind in a message, or one for each suffix
 
@@ -129,12 +125,6 @@ def is_run(folder: Path, names: Collection[str]) -> bool:
         "models" in held
         and any((folder / "models" / name).is_file() for name in ("settings.json", "prior_settings.json"))
     )
-
-
-def is_segmentation(name: str) -> bool:
-    """Whether a path, relative to the data set, says that a file is a mask or a label map: a folder or the name."""
-    *folders, last = name.split("/")
-    return any(_SEGMENTATION.search(part) for part in (*folders, last.split(".")[0]))
 
 
 def _entries(folder: Path, tree: FileTree, output: str | None) -> Iterator[tuple[str, os.DirEntry[str]]]:

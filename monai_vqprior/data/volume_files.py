@@ -17,19 +17,20 @@ import fnmatch
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from monai_vqprior.data.names import name_scans
 from monai_vqprior.data.tree import FileTree, find_files
 from monai_vqprior.errors import InputError
+from monai_vqprior.volumes.headers import header_of, is_pair
+from monai_vqprior.volumes.layouts import SUFFIXES, choose_volumes, is_volume
 
 __all__ = ["find_volumes", "session_of", "subject_of"]
 
 logger = logging.getLogger(__name__)
 
-_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".img")
-#: of the many images of an OASIS-1 session, the one in Talairach space, bias-corrected and skull-stripped.
-_OASIS1_CHOICE = "_t88_masked_gfc.img"
+# What lies beside volumes and is read, or belongs to them.
+_BESIDE = ("participants.tsv", "participants.json", "dataset_description.json")
 
 
 def find_volumes(
@@ -38,19 +39,16 @@ def find_volumes(
     output_dir: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
     """
-    Find the NIfTI and Analyze volumes of a folder and of the folders in it.
+    Find the volumes of a folder and of the folders in it: NIfTI, Analyze and FreeSurfer's.
 
-    These are the files ``*.nii``, ``*.nii.gz`` and ``*.img``; an ``.img`` stands for its ``.hdr`` too. Links are
-    followed. Hidden files and folders are passed over, and so are the results of a run of this package and what is a
-    segmentation by its name (``masks``, ``*_seg``). An OASIS-1 disc holds many images of each session (raw scans,
-    averages, segmentations): when the name of any file ends with ``_t88_masked_gfc.img``, only the files with such
-    names are taken, so that the discs can be used as they were downloaded. A warning names what is left out.
+    An ``.img`` stands for its ``.hdr`` too. Links are followed. Hidden files and folders are passed over, and so are
+    the results of a run of this package. Which of the volumes are the heads is chosen by
+    :func:`monai_vqprior.volumes.choose_volumes`. A warning names what is left out.
 
     Args:
         volumes_dir: the folder.
-        pattern: glob such as ``*_T1w.nii.gz`` or ``anat/*.nii`` that chooses the files in place of the rules for OASIS
-            and for segmentations. It is for folders with more than one image of a session, of which each would become
-            a case of its own.
+        pattern: glob such as ``*_T1w.nii.gz`` or ``anat/*.nii`` that chooses the files instead. Each becomes a case of
+            its own.
         output_dir: a folder in which no volume is looked for.
 
     Returns:
@@ -64,20 +62,19 @@ def find_volumes(
         raise InputError(f"{folder} is not a folder: name the one that holds the volumes.")
     if pattern is not None and (not PurePath(pattern).parts or PurePath(pattern).is_absolute()):
         raise InputError(f"pattern must be a relative glob such as *_T1w.nii.gz, got {pattern!r}.")
-    tree = find_files(folder, _is_volume, "volumes", output_dir=output_dir, segmentations=pattern is not None)
+    tree = find_files(folder, is_volume, "volumes", _BESIDE, output_dir, segmentations=True)
     _forget_headers(folder, tree)
-    volumes = tree.files
     if pattern is not None:
         wanted_parts = ("**", *PurePath(pattern).parts)
-        volumes = [path for path in volumes if _matches(path.relative_to(folder).parts, wanted_parts)]
-    elif any(path.name.endswith(_OASIS1_CHOICE) for path in volumes):
-        for path in volumes:
-            if not path.name.endswith(_OASIS1_CHOICE):
-                tree.leave_out(f"volumes beside *{_OASIS1_CHOICE}", path.relative_to(folder).as_posix())
-        volumes = [path for path in volumes if path.name.endswith(_OASIS1_CHOICE)]
+        volumes = [path for path in tree.files if _matches(path.relative_to(folder).parts, wanted_parts)]
+    else:
+        choice = choose_volumes(PurePosixPath(path.relative_to(folder).as_posix()) for path in tree.files)
+        volumes = [folder / path for path in choice.taken]
+        for what, names in choice.left_out.items():
+            tree.left_out.setdefault(what, []).extend(names)
     told = tree.told()
     if not volumes:
-        wanted = ", ".join(f"*{suffix}" for suffix in _VOLUME_SUFFIXES)
+        wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         matching = "" if pattern is None else f" that matches {pattern!r}"
         raise InputError(f"{folder} holds no volume ({wanted}){matching}{told and f'; {told}'}.")
     if told:
@@ -121,17 +118,12 @@ def session_of(path: str | os.PathLike[str]) -> str:
     return name_scans([PurePath(path)], volumes=True).names[0].session
 
 
-def _is_volume(name: str) -> bool:
-    return name.lower().endswith(_VOLUME_SUFFIXES)
-
-
 def _forget_headers(folder: Path, tree: FileTree) -> None:
     """Leave the headers of pairs out of what is mentioned: they belong to their volumes."""
     headers = {
-        path.with_suffix(suffix).relative_to(folder).as_posix()
+        header.relative_to(folder).as_posix()
         for path in tree.files
-        if path.suffix.lower() == ".img"
-        for suffix in (".hdr", ".HDR")
+        if is_pair(path) and (header := header_of(path)) is not None
     }
     for what, names in tree.left_out.items():
         tree.left_out[what] = [name for name in names if name not in headers]

@@ -49,7 +49,7 @@ class MixedPrecisionInferer(Inferer):
 
     Args:
         dtype: type to autocast to, such as ``torch.bfloat16``; None for no autocast. See
-            :func:`monai_vqprior.engines.mixed_precision`.
+            :func:`monai_vqprior.runs.mixed_precision`.
     """
 
     def __init__(self, dtype: torch.dtype | None = None) -> None:

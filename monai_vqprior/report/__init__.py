@@ -15,10 +15,13 @@ from monai_vqprior.report.metrics import code_baselines, summarize, write_metric
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
 from monai_vqprior.report.samples import write_samples
+from monai_vqprior.report.volumes import find_cutting, reconstruct_volumes
 
 __all__ = [
     "code_baselines",
+    "find_cutting",
     "read_samples",
+    "reconstruct_volumes",
     "summarize",
     "write_metrics",
     "write_neighbors",

@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
-from monai_vqprior.volumes.geometry import Slab, Volume, cut_slices, resample, resample_to_cubes, restore_slices
-from monai_vqprior.volumes.intensity import correct_bias, scale_by_percentiles, scale_by_white_matter
+from monai_vqprior.volumes.geometry import Slab, Volume, crop, cut_slices, resample, resample_to_cubes, restore_slices
+from monai_vqprior.volumes.heads import CutHead, HeadCutter
+from monai_vqprior.volumes.intensity import blacken, correct_bias, scale_by_percentiles, scale_by_white_matter
 from monai_vqprior.volumes.layouts import Choice, choose_volumes
 from monai_vqprior.volumes.placement import SPACES, Placement, read_placement, write_placement
+from monai_vqprior.volumes.reading import read_volume
 from monai_vqprior.volumes.registration import Registration, register, rigid_part
 from monai_vqprior.volumes.skull import apply_mask, find_mask, sign_of_skull
 from monai_vqprior.volumes.spaces import Placed, place
@@ -24,6 +26,8 @@ from monai_vqprior.volumes.template import Template, load_template
 __all__ = [
     "SPACES",
     "Choice",
+    "CutHead",
+    "HeadCutter",
     "Placed",
     "Placement",
     "Registration",
@@ -31,13 +35,16 @@ __all__ = [
     "Template",
     "Volume",
     "apply_mask",
+    "blacken",
     "choose_volumes",
     "correct_bias",
+    "crop",
     "cut_slices",
     "find_mask",
     "load_template",
     "place",
     "read_placement",
+    "read_volume",
     "register",
     "resample",
     "resample_to_cubes",

@@ -30,7 +30,10 @@ from scipy import ndimage
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["Slab", "Volume", "block_of", "cut_slices", "pictures_of", "resample", "resample_to_cubes", "restore_slices"]
+__all__ = [
+    "Slab", "Volume", "block_of", "crop", "cut_slices", "pictures_of", "resample", "resample_to_cubes",
+    "restore_slices",
+]  # fmt: skip
 
 #: The middle of the brain of MNI152's bounding box in x and y, at the bodies of the lateral ventricles in z.
 _CENTER = (0.0, -18.0, 26.0)
@@ -255,6 +258,26 @@ def resample_to_cubes(volume: Volume, voxel_size: float, margin: float = 0.0) ->
     affine = np.diag([voxel_size] * 3 + [1.0])
     affine[:3, 3] = low
     return resample(volume, tuple(int(n) for n in lengths), affine, resolution=voxel_size)
+
+
+def crop(volume: Volume) -> Volume:
+    """
+    Cut away the background around a head, which takes memory and time.
+
+    Args:
+        volume: a head, 0 out of the brain.
+
+    Returns:
+        the smallest block that holds all that is not 0 and a rim of one voxel; the volume itself where it is empty.
+    """
+    places = [np.flatnonzero(volume.data.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not places[0].size:
+        return volume
+    first = [max(0, int(found[0]) - 1) for found in places]
+    block = tuple(slice(start, int(found[-1]) + 2) for start, found in zip(first, places, strict=True))
+    affine = np.array(volume.affine, np.float64)
+    affine[:3, 3] += affine[:3, :3] @ np.array(first)
+    return Volume(np.ascontiguousarray(volume.data[block]), affine)
 
 
 def pictures_of(block: np.ndarray, axis: int) -> np.ndarray:

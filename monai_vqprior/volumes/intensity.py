@@ -22,7 +22,15 @@ from scipy import ndimage
 from monai_vqprior.errors import InputError, needs_extra
 from monai_vqprior.volumes.geometry import Volume
 
-__all__ = ["WHITE", "correct_bias", "scale", "scale_by_percentiles", "scale_by_white_matter", "white_matter_peak"]
+__all__ = [
+    "WHITE",
+    "blacken",
+    "correct_bias",
+    "scale",
+    "scale_by_percentiles",
+    "scale_by_white_matter",
+    "white_matter_peak",
+]
 
 #: What white matter becomes, of 255: fat and vessels are brighter.
 WHITE = 200.0
@@ -64,6 +72,36 @@ def correct_bias(volume: Volume) -> Volume:
     return Volume(data.astype(np.float32), volume.affine)
 
 
+def blacken(volume: Volume) -> Volume:
+    """
+    Make the background of a volume 0, and all else more.
+
+    Where no voxel is negative, 0 is the background. Else it is the value that more than half of the voxels at the
+    border have (-1024 in CT, 0 in z-scores within a mask); other volumes have none.
+
+    Args:
+        volume: finite numbers.
+
+    Returns:
+        ``float32``; the volume itself where no voxel is negative. Differences of intensities stay as they are.
+
+    Raises:
+        InputError: when there is nothing but background.
+    """
+    if volume.data.min() >= 0:
+        return volume
+    border = np.concatenate([np.moveaxis(volume.data, axis, 0)[[0, -1]].ravel() for axis in range(3)])
+    values, counts = np.unique(border, return_counts=True)
+    inside = np.ones(volume.data.shape, bool)
+    if 2 * counts.max() > border.size:
+        inside = volume.data != values[counts.argmax()]
+    if not inside.any():
+        raise InputError("the volume is empty: each of its voxels has the same value.")
+    low, high = float(volume.data[inside].min()), float(volume.data[inside].max())
+    shift = (high - low) * 1e-4 + 1e-6 - low  # the darkest voxel of the head is no background
+    return Volume(np.where(inside, volume.data + np.float32(shift), 0).astype(np.float32), volume.affine)
+
+
 def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99.5)) -> Volume:
     """
     Scale a head linearly from two percentiles of the voxels that are not 0 to 0 and 255.
@@ -78,6 +116,11 @@ def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99
     Raises:
         InputError: when the volume is empty, or the percentiles are the same intensity.
     """
+    return scale(volume, *percentile_range(volume, percentiles))
+
+
+def percentile_range(volume: Volume, percentiles: Sequence[float] = (0.5, 99.5)) -> tuple[float, float]:
+    """The intensities that :func:`scale_by_percentiles` makes 0 and 255."""
     values = volume.data[volume.data != 0]
     if not values.size:
         raise InputError("the volume is empty: each of its voxels is 0.")
@@ -87,7 +130,7 @@ def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99
             f"the percentiles {percentiles[0]:g} and {percentiles[1]:g} of the non-zero voxels are {low:g} and "
             f"{high:g}: nothing to scale. Is it a mask?"
         )
-    return scale(volume, low, high)
+    return low, high
 
 
 def scale_by_white_matter(volume: Volume) -> Volume:

@@ -13,8 +13,8 @@
 """
 Which of the files of a data set are the heads to take: folders as programs and archives lay them out.
 
-Only names count, so that a choice can be told before anything is read. The first of these that a data set shows holds
-for all of it:
+Only names count, so that a choice can be reported before anything is read. The first of these that a data set shows
+holds for all of it:
 
 ==============  ==================================================================================================
 layout          what is taken
@@ -39,16 +39,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-__all__ = ["SUFFIXES", "Choice", "choose_volumes", "find_participants", "is_volume", "name_of"]
+__all__ = ["SUFFIXES", "Choice", "choose_volumes", "find_participants", "is_segmentation", "is_volume", "name_of"]
 
 #: Names of volumes end with one of these, in capitals or not.
 SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz", ".mgz", ".mgh")
 _SUFFIX = re.compile(r"\.(?:nii(?:\.gz)?|img(?:\.gz)?|mgz|mgh)$", re.IGNORECASE)
 
+_SEGMENTATION = re.compile(
+    r"(?<![A-Za-z])(?:[dfa]?seg|segs|segmentations?|segmented|masks?|labels?|probseg|ground[_-]?truth|annotations?)(?![A-Za-z])",
+    re.IGNORECASE,
+)
 _NO_HEAD = re.compile(
-    r"(?:^|[_.\- ])(?:brain|bet|ss|skull|tissue|deface)?[_\-]?(?:masks?|segs?|segmentation|labels?|lesions?|dseg"
-    r"|probseg|aseg|aparc\S*|parc\S*|pve|pveseg|pve_\d|posteriors?\d*|priors?\d*|mixeltype|skull|xfm|warp|jac|jacobian"
-    r"|bias|field|overlay|mesh)(?:[_.\- ]?\d+)?$"
+    r"(?:^|[_.\- ])(?:brain|bet|ss|skull|tissue|deface)masks?$"
+    r"|(?:^|[_.\- ])(?:lesions?|aparc\S*|parc\S*|pve|pveseg|pve_\d|posteriors?\d*|priors?\d*|mixeltype|skull"
+    r"|xfm|warp|jac|jacobian|bias|field|overlay|mesh)(?:[_.\- ]?\d+)?$"
     r"|(?:BrainExtraction(?:Mask|Prior\S*)|BrainSegmentation\S*|CorticalThickness\S*|InverseWarp|\dWarp|\dInverseWarp)$",
     re.IGNORECASE,
 )
@@ -83,7 +87,7 @@ class Choice:
 
     layout: str
     taken: list[PurePosixPath] = field(default_factory=list)
-    left_out: dict = field(default_factory=dict)  # str -> list of str
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
 
 def is_volume(name: str) -> bool:
@@ -94,6 +98,11 @@ def is_volume(name: str) -> bool:
 def name_of(name: str) -> str:
     """The name of a volume without its suffix; other dots stay."""
     return _SUFFIX.sub("", name)
+
+
+def is_segmentation(name: str) -> bool:
+    """Whether a path, relative to the data set, says that a file is a mask or a label map: a folder or the name."""
+    return any(_SEGMENTATION.search(part) for part in name.split("/"))
 
 
 def choose_volumes(paths: Iterable[PurePosixPath]) -> Choice:
@@ -140,6 +149,8 @@ _Key = Callable[[PurePosixPath], tuple[str, tuple[float | str, ...]] | None]
 
 def _is_no_head(path: PurePosixPath) -> bool:
     """Whether a volume is a mask or the like by its name; FreeSurfer's ``brainmask`` is a head."""
+    if is_segmentation(path.as_posix()):
+        return True
     match = _FREESURFER.search(_stem(path))
     known = match is not None and match["kind"].lower() in _FREESURFER_KINDS
     return not known and _NO_HEAD.search(name_of(path.name)) is not None

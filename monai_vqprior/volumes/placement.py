@@ -24,12 +24,11 @@ import numpy as np
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import check_extent, read_json, write_text
+from monai_vqprior.preparation import SPACES
 from monai_vqprior.volumes.geometry import Slab, Volume, check_matrix, restore_slices
 
 __all__ = ["SPACES", "Placement", "read_placement", "write_placement"]
 
-#: What is done to a head: 12 parameters, rotation and shift, or a shift alone.
-SPACES = ("template", "rigid", "native")
 _ADVICE = "prepare the volumes again, or name another file"
 
 

@@ -90,9 +90,9 @@ class Registration:
         return None
 
 
-def check_registration_packages() -> None:
-    """Raise InputError where the packages that registration needs are not installed."""
-    with needs_extra("registration", "registration to a template"):
+def check_registration_packages(what: str = "registration to a template") -> None:
+    """Raise InputError where the packages that registration, or what else is named, needs are not installed."""
+    with needs_extra("registration", what):
         import SimpleITK  # noqa: F401
 
 

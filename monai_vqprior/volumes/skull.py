@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.volumes.geometry import Volume, resample, resample_to_cubes
+from monai_vqprior.volumes.layouts import name_of
 
 __all__ = ["apply_mask", "find_mask", "sign_of_skull"]
 
@@ -30,7 +31,6 @@ _TISSUE = 0.12  # of the 99th percentile; noise in the air around a head is belo
 _LARGEST_BRAIN = 2300.0  # ml with all that a stripping program leaves; a head with skull has 3000 and more
 _RIND = 24.0  # mm from the surface inwards that scalp, skull and cortex lie in
 _DIP = 0.2  # of the intensity of the brain
-_SUFFIXES = (".nii.gz", ".nii", ".img.gz", ".img", ".hdr", ".mgz", ".mgh")
 
 
 def sign_of_skull(volume: Volume) -> str | None:
@@ -97,9 +97,8 @@ def find_mask(path: str | os.PathLike[str], pattern: str) -> Path:
         InputError: naming the volume, when none or several match.
     """
     path = Path(path)
-    name = next((path.name[: -len(suffix)] for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), path.stem)
     try:
-        filled = pattern.replace("{name}", _escaped(name))
+        filled = pattern.replace("{name}", _escaped(name_of(path.name)))
         found = sorted(mask for mask in path.parent.glob(filled) if mask.is_file() and mask != path)
     except (ValueError, NotImplementedError) as error:
         raise InputError(f"masks must be a relative glob such as {{name}}_mask.nii.gz, got {pattern!r}.") from error

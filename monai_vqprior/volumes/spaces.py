@@ -20,8 +20,8 @@ import numpy as np
 from scipy import ndimage
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.preparation import SPACES
 from monai_vqprior.volumes.geometry import Volume
-from monai_vqprior.volumes.placement import SPACES
 from monai_vqprior.volumes.registration import Registration, register, rigid_part
 from monai_vqprior.volumes.template import Template
 
@@ -52,8 +52,8 @@ def place(volume: Volume, space: str, template: Template | None = None) -> Place
     Args:
         volume: the head, 0 out of the brain.
         space: ``template``, 12 parameters; ``rigid``, rotation and shift, which keep the head's size; ``native``, a
-            shift of the middle of the brain's bounding box to ``BRAIN_CENTER``.
-        template: for all but ``native``.
+            shift of the middle of the brain's bounding box to ``BRAIN_CENTER``; ``scanner``, nothing.
+        template: for ``template`` and ``rigid``.
 
     Returns:
         the matrix, and for registered heads how well they fit.
@@ -63,6 +63,8 @@ def place(volume: Volume, space: str, template: Template | None = None) -> Place
     """
     if space not in SPACES:
         raise InputError(f"space must be one of {', '.join(SPACES)}, got {space!r}.")
+    if space == "scanner":
+        return Placed(np.eye(4))
     if space == "native":
         return Placed(centering(volume))
     if template is None:

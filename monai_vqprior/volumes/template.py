@@ -24,6 +24,7 @@ from scipy import ndimage
 
 from monai_vqprior.errors import InputError, needs_extra
 from monai_vqprior.volumes.geometry import Volume
+from monai_vqprior.volumes.reading import read_volume
 
 __all__ = ["MNI152", "Template", "load_template"]
 
@@ -73,7 +74,7 @@ def load_template(path: str | os.PathLike[str] | None = None) -> Template:
 
     Raises:
         InputError: naming the file, when it cannot be read, is not 0 out of the brain or holds no brain; naming the
-            package, when nilearn or nibabel is not installed.
+            package, when nilearn is not installed.
     """
     return _mni152() if path is None else _of_file(Path(path))
 
@@ -85,7 +86,7 @@ def _mni152() -> Template:
         if place is None or place.origin is None:
             raise ModuleNotFoundError("No module named 'nilearn'", name="nilearn")
     folder = Path(place.origin).parent / "datasets" / "data"
-    head, grey, white = (_read(folder / _FILES.format(kind)) for kind in ("t1", "gm", "wm"))
+    head, grey, white = (read_volume(folder / _FILES.format(kind)) for kind in ("t1", "gm", "wm"))
     tissue = grey.data + white.data > _TISSUE
     mask = ndimage.binary_fill_holes(ndimage.binary_closing(tissue, iterations=3))
     return Template(MNI152, Volume(np.where(mask, head.data, 0), head.affine), mask)
@@ -93,7 +94,9 @@ def _mni152() -> Template:
 
 def _of_file(path: Path) -> Template:
     """A template of the user's."""
-    volume = _read(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: name the file of a template.")
+    volume = read_volume(path)
     mask = volume.data > 0
     if mask.mean() > 0.8:
         raise InputError(f"{path} is no template: it must be 0 out of the brain, a head without skull.")
@@ -101,23 +104,3 @@ def _of_file(path: Path) -> Template:
         raise InputError(f"{path} is no template: less than {_SMALLEST_BRAIN / 1000:g} ml of it are above 0.")
     mask = ndimage.binary_fill_holes(mask)
     return Template(path.name, Volume(np.where(mask, volume.data, 0), volume.affine), mask)
-
-
-def _read(path: Path) -> Volume:
-    """A volume of finite numbers."""
-    with needs_extra("volumes", "reading a template"):
-        import nibabel
-        from nibabel.filebasedimages import ImageFileError
-        from nibabel.spatialimages import HeaderDataError, SpatialImage
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: name the file of a template.")
-    try:
-        image = nibabel.load(path, mmap=False)
-        if not isinstance(image, SpatialImage) or image.affine is None:
-            raise ValueError("it is no volume")
-        volume = Volume(np.squeeze(image.get_fdata(dtype=np.float32)), np.asarray(image.affine, np.float64))
-    except (OSError, EOFError, ValueError, TypeError, ImageFileError, HeaderDataError) as error:
-        raise InputError(f"{path} cannot be read as a template: {' '.join(str(error).split())}") from error
-    if not np.isfinite(volume.data).all():
-        raise InputError(f"{path} holds NaN or infinity.")
-    return volume

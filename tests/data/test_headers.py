@@ -166,5 +166,7 @@ def test_skip_bad_counts_it(tmp_path: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), volumes / f"sub-{subject + 2:02d}.nii")
     write(volumes, "NIfTI-1", dims(32767, 32767, 32767))
     with pytest.raises(InputError, match=r"sub-01\.nii has 32767 x 32767 x 32767 voxels"):
-        prepare_volumes(volumes, tmp_path / "out", num_slices=2, size=16)
-    assert "1 volume" in str(prepare_volumes(volumes, tmp_path / "out2", num_slices=2, size=16, skip_bad=True))
+        prepare_volumes(volumes, tmp_path / "out", num_slices=2, size=16, space="scanner")
+    assert "1 volume" in str(
+        prepare_volumes(volumes, tmp_path / "out2", num_slices=2, size=16, space="scanner", skip_bad=True)
+    )

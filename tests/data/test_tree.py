@@ -102,10 +102,10 @@ class TestWhatIsLeftOut:
         assert "files that are no images: 6 (a1.txt, b.gif, c.dcm, d.img.gz, e.mgz, ...)" in told(caplog)
 
     def test_where_nothing_is_left_one_line_says_all(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        put(tmp_path, "sub-01.mgz", "sub-02.img.gz")
-        with pytest.raises(InputError, match=r"holds no volume .*no volumes: 2 \(sub-01\.mgz, sub-02\.img\.gz\)"):
+        put(tmp_path, "sub-01.dcm", "sub-02.mnc")
+        with pytest.raises(InputError, match=r"holds no volume .*no volumes: 2 \(sub-01\.dcm, sub-02\.mnc\)"):
             find_volumes(tmp_path)
-        with pytest.raises(InputError, match=r"holds no slices .*no images: 2 \(sub-01\.mgz, sub-02\.img\.gz\)"):
+        with pytest.raises(InputError, match=r"holds no slices .*no images: 2 \(sub-01\.dcm, sub-02\.mnc\)"):
             SliceFolder(tmp_path).datalist("all")
         assert not caplog.messages
 
@@ -126,13 +126,14 @@ class TestWhatIsLeftOut:
     def test_segmentations_of_volumes_unless_asked_for(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         put(tmp_path, "a_t1.nii", "a_seg.nii", "a_desc-brain_mask.nii.gz", "a_t88_masked.img", "a_t88_masked.hdr")
         assert [path.name for path in find_volumes(tmp_path)] == ["a_t1.nii", "a_t88_masked.img"]
-        assert "segmentations: 2 (a_desc-brain_mask.nii.gz, a_seg.nii)" in told(caplog)
+        assert "masks, segmentations and fields: 2 (a_desc-brain_mask.nii.gz, a_seg.nii)" in told(caplog)
         assert [path.name for path in find_volumes(tmp_path, "*_seg.nii")] == ["a_seg.nii"]
 
     def test_the_other_volumes_of_an_oasis_disc(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        put(tmp_path, "x_t88_masked_gfc.img", "x_t88_gfc.img", "x_mpr-1.img")
-        assert [path.name for path in find_volumes(tmp_path)] == ["x_t88_masked_gfc.img"]
-        assert "volumes beside *_t88_masked_gfc.img: 2 (x_mpr-1.img, x_t88_gfc.img)" in told(caplog)
+        name = "OAS1_0001_MR1"
+        put(tmp_path, f"{name}_t88_masked_gfc.img", f"{name}_t88_gfc.img", f"{name}_mpr-1.img")
+        assert [path.name for path in find_volumes(tmp_path)] == [f"{name}_t88_masked_gfc.img"]
+        assert f"files that OASIS-1 data are not taken from: 2 ({name}_mpr-1.img, {name}_t88_gfc.img)" in told(caplog)
 
     @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is closed to this user")
     def test_a_folder_that_cannot_be_read(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -254,7 +255,9 @@ def test_prepare_names_subjects_by_the_whole_path(tmp_path: Path, caplog: pytest
             place = tmp_path / person / f"visit{visit}" / "t1.nii"
             place.parent.mkdir(parents=True)
             nibabel.save(nibabel.Nifti1Image(rng.integers(1, 99, (16, 16, 4)).astype(np.int16), np.eye(4)), place)
-    options: dict[str, object] = {"num_slices": 1, "size": 16, "progress": False, "overwrite": True}
+    options: dict[str, object] = {
+        "num_slices": 1, "size": 16, "space": "scanner", "progress": False, "overwrite": True
+    }  # fmt: skip
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             summary = prepare_volumes(tmp_path, tmp_path / "slices", **options)  # type: ignore[arg-type]

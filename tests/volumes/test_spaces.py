@@ -75,7 +75,9 @@ def test_files_that_are_no_template(tmp_path: Path) -> None:
         load_template(tmp_path / "text.nii")
     for value, words in ((1.0, "0 out of the brain"), (np.nan, "NaN")):
         path = tmp_path / "flat.nii"
-        nibabel.save(nibabel.Nifti1Image(np.full((30, 30, 30), value, np.float32), np.diag([5.0, 5, 5, 1])), path)
+        voxels = np.full((30, 30, 30), value, np.float32)
+        voxels[0, 0, 0] = 0
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([5.0, 5, 5, 1])), path)
         with pytest.raises(InputError, match=words):
             load_template(path)
     dot = np.zeros((30, 30, 30), np.float32)

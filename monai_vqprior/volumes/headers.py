@@ -23,12 +23,15 @@ import numpy as np
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import check_extent
+from monai_vqprior.volumes.layouts import name_of
 
-# nibabel is imported where it is used: only who has volumes needs it.
+# nibabel is imported where it is used: to import it takes time.
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-__all__ = ["check_checksum", "check_header", "check_orientation", "check_volume", "header_of", "voxel_sizes"]
+__all__ = [
+    "check_checksum", "check_header", "check_orientation", "check_volume", "header_of", "is_pair", "voxel_sizes",
+]  # fmt: skip
 
 # What may lie before the voxels: the header, and extensions such as the DICOM header of the scan.
 _MOST_HEADER_BYTES = 2**26
@@ -36,6 +39,8 @@ _MOST_HEADER_BYTES = 2**26
 _MOST_COMPRESSION = 1032
 # An SPM .mat file beside an Analyze volume holds two matrices of 4 x 4 numbers; it may be compressed.
 _MOST_MATRIX_BYTES = 2**16
+# The first numbers of a header of FreeSurfer's.
+_MGH_DIMENSIONS = np.dtype([("version", ">i4"), ("shape", ">i4", 4)])
 # Bytes that are decompressed at a time.
 _CHUNK = 2**20
 # How many times as long as another the side of a voxel may be.
@@ -49,8 +54,20 @@ _LEAST_COSINE = 0.5
 
 
 def header_of(path: Path) -> Path | None:
-    """The ``.hdr`` beside an ``.img``; None where there is none."""
-    return next((path.with_suffix(suffix) for suffix in (".hdr", ".HDR") if path.with_suffix(suffix).is_file()), None)
+    """The ``.hdr`` or ``.hdr.gz`` beside an ``.img`` or ``.img.gz``; None where there is none."""
+    bare = name_of(path.name)
+    names = [f"{bare}{suffix}" for suffix in (".hdr", ".HDR", ".hdr.gz", ".HDR.GZ")]
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+
+
+def is_pair(path: Path) -> bool:
+    """Whether a volume lies in two files, ``.img`` and ``.hdr``."""
+    return path.name.lower().endswith((".img", ".img.gz"))
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a volume is compressed by gzip, by its name."""
+    return path.suffix.lower() in (".gz", ".mgz")
 
 
 def check_header(path: Path) -> None:
@@ -61,7 +78,7 @@ def check_header(path: Path) -> None:
     the end, which of a compressed file may be far; so they are read here from a copy of what lies before the voxels.
 
     Args:
-        path: ``.nii``, ``.nii.gz``, or the ``.img`` of a pair whose ``.hdr`` is there.
+        path: a volume; the ``.hdr`` of an ``.img`` is there.
 
     Raises:
         InputError: naming the file and the limit.
@@ -70,8 +87,11 @@ def check_header(path: Path) -> None:
     import nibabel
     from nibabel.openers import ImageOpener
 
-    pair = header_of(path) if path.suffix.lower() == ".img" else None
-    matrix = path.with_suffix(".mat")
+    if path.suffix.lower() in (".mgz", ".mgh"):
+        _check_freesurfer(path)
+        return
+    pair = header_of(path) if is_pair(path) else None
+    matrix = path.with_name(f"{name_of(path.name)}.mat")
     if pair is not None and matrix.is_file() and matrix.stat().st_size > _MOST_MATRIX_BYTES:
         raise InputError(f"{matrix} has more than the {_MOST_MATRIX_BYTES} bytes of a matrix: remove it.")
     kinds = (nibabel.Nifti1Header, nibabel.Nifti2Header)
@@ -93,6 +113,15 @@ def check_header(path: Path) -> None:
             kind.from_fileobj(io.BytesIO(file.read(max(offset, len(start)))), check=False)
 
 
+def _check_freesurfer(path: Path) -> None:
+    """Refuse a file of FreeSurfer's that claims too many voxels; what lies behind them is read only with them."""
+    with gzip.open(path) if is_compressed(path) else path.open("rb") as file:
+        start = file.read(_MGH_DIMENSIONS.itemsize)
+    if len(start) < _MGH_DIMENSIONS.itemsize:
+        raise EOFError("its header is not complete")
+    check_extent(path, np.frombuffer(start, _MGH_DIMENSIONS)[0]["shape"].tolist())
+
+
 def check_volume(path: Path, image: SpatialImage) -> None:
     """
     Refuse all but a single 3-D volume of real numbers that its file can hold, before its voxels are read.
@@ -106,7 +135,7 @@ def check_volume(path: Path, image: SpatialImage) -> None:
         raise InputError(f"{path} is not a 3-D volume: its shape is {image.shape}.")
     check_extent(path, image.shape)
     claimed = math.prod(image.shape) * image.get_data_dtype().itemsize
-    size = path.stat().st_size * (_MOST_COMPRESSION if path.suffix.lower() == ".gz" else 1)
+    size = path.stat().st_size * (_MOST_COMPRESSION if is_compressed(path) else 1)
     if claimed > size:  # nibabel would take the memory first, and then find out
         raise InputError(f"{path} cannot be read as a volume, it may be truncated: its header claims {claimed} bytes.")
     frames = math.prod(image.shape[3:])
@@ -128,7 +157,7 @@ def check_checksum(path: Path, image: SpatialImage) -> None:
         InputError: naming the file, when it holds much more than its header claims.
         OSError: and others of gzip's errors, when the checksum is wrong.
     """
-    if path.suffix.lower() != ".gz":
+    if not is_compressed(path):
         return
     most = _MOST_HEADER_BYTES + math.prod(image.shape) * image.get_data_dtype().itemsize
     with gzip.open(path) as file:
@@ -144,7 +173,7 @@ def check_orientation(path: Path, image: SpatialImage) -> None:
     Refuse a volume whose header does not define, or defines in two ways, the axes and the size of a voxel.
 
     NIfTI has two orientations, sform and qform, each of which may be missing. nibabel takes the sform where it is
-    there, and guesses where both are missing. For Analyze see :func:`monai_vqprior.data.load_volume`.
+    there, and guesses where both are missing. For Analyze see :func:`monai_vqprior.volumes.read_volume`.
 
     Args:
         path: the file.
@@ -154,6 +183,7 @@ def check_orientation(path: Path, image: SpatialImage) -> None:
         InputError: naming the file.
     """
     import nibabel
+    from nibabel.freesurfer.mghformat import MGHHeader
 
     sizes = voxel_sizes(image)
     if not (np.isfinite(sizes).all() and sizes.min() > 0 and sizes.max() <= _MOST_ELONGATED * sizes.min()):
@@ -162,6 +192,8 @@ def check_orientation(path: Path, image: SpatialImage) -> None:
     if np.abs(axes.T @ axes - np.eye(3)).max() > _MOST_SHEAR:
         raise InputError(f"{path} has axes that are not at right angles by its header: resample it first.")
     header = image.header
+    if isinstance(header, MGHHeader) and not header["goodRASFlag"]:
+        raise InputError(f"{path} does not tell left from right (its goodRASFlag is 0): convert it by mri_convert.")
     if not isinstance(header, nibabel.Nifti1Header):
         return
     sform, qform = (form if code > 0 else None for form, code in (header.get_sform(True), header.get_qform(True)))
