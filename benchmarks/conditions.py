@@ -30,7 +30,6 @@ from monai_vqprior.files import write_text
 from monai_vqprior.stacks import STACKS, resolve
 from monai_vqprior.transforms import LoadSliced
 
-SAMPLE = ["inference.json", "sample.json"]
 #: quantiles of the training split at which a value is asked for.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _NEIGHBORS = 16
