@@ -443,5 +443,5 @@ def test_a_prior_that_has_learned_nothing_is_called_so(
     assert main(words) == 0
     metrics = json.loads((output / "metrics.json").read_text())
     worse = metrics["bits_per_code"] >= metrics["bits_per_code_position_histogram"]
-    assert worse == ("train longer" in capsys.readouterr().out)
+    assert worse == ("Train longer" in capsys.readouterr().out)
     assert worse

@@ -183,7 +183,8 @@ def test_output_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch, tmp_path
         with (tmp_path / encoding).open("w", encoding=encoding) as file:
             monkeypatch.setattr(sys, "stdout", file)
             tell("written to", os.fsdecode(b"\xe9"), "ü中")
-            assert main(["phantom", "--output", str(tmp_path / f"ü中\udce9{encoding}"), "--subjects", "3"]) == 0
+            words = ["phantom", "--output", str(tmp_path / f"ü中\udce9{encoding}"), "--subjects", "3"]
+            assert main([*words, "--num_slices", "1", "--size", "32"]) == 0
     assert (tmp_path / "ascii").read_bytes().startswith(rb"written to \udce9 \xfc\u4e2d")
     assert (tmp_path / "utf-8").read_text(encoding="utf-8").startswith("written to \\udce9 ü中")
     assert "ü中" in (tmp_path / "utf-8").read_text(encoding="utf-8").splitlines()[1]

@@ -194,9 +194,8 @@ class OfCodesAndContext(torch.nn.Module):
         return self.network(codes, context=told)
 
 
-@pytest.mark.filterwarnings("ignore:# The axis name. batch will not be used:UserWarning")  # one name for all inputs
 @pytest.mark.parametrize("name", ["2-D, both", "3-D, sketch"])
-def test_as_exported_program_and_onnx(name: str, tmp_path: Path) -> None:
+def test_as_exported_program(name: str) -> None:
     network = prior(CONTEXTS[name])
     example = (grids(network, 2), context(network, 2))
     batch = {0: torch.export.Dim("batch")}
@@ -204,6 +203,12 @@ def test_as_exported_program_and_onnx(name: str, tmp_path: Path) -> None:
     for number in (1, 3):
         codes, told = grids(network, number), context(network, number)
         torch.testing.assert_close(program(codes, told), network(codes, context=told))
+
+
+@pytest.mark.filterwarnings("ignore:# The axis name. batch will not be used:UserWarning")  # one name for all inputs
+def test_as_onnx(tmp_path: Path) -> None:
+    network = prior(CONTEXTS["2-D, both"])
+    example = (grids(network, 2), context(network, 2))
     names = ({0: "batch"}, {0: "batch"})
     model = convert_to_onnx(
         OfCodesAndContext(network), example, filename=tmp_path / "p.onnx", dynamo=True, dynamic_shapes=names
