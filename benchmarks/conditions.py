@@ -25,9 +25,9 @@ from scipy.stats import spearmanr
 from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser
 from monai_vqprior.bundles import bundle_root
+from monai_vqprior.command_configs import STACKS, resolve
 from monai_vqprior.data import ConditionTable, SliceDataset, SliceFolder
 from monai_vqprior.files import write_text
-from monai_vqprior.stacks import STACKS, resolve
 from monai_vqprior.transforms import LoadSliced
 
 #: quantiles of the training split at which a value is asked for.

@@ -24,7 +24,7 @@ PACKAGE = Path(monai_vqprior.__file__).parent
 
 # Each room may import from itself and from the rooms before it.
 ORDER = [
-    ["errors", "files", "outputs", "values", "preparation"],
+    ["errors", "files", "outputs", "values", "prepare_arguments"],
     ["data", "transforms", "volumes"],
     ["sampling"],
     ["networks"],
@@ -32,7 +32,7 @@ ORDER = [
     ["engines", "inferers", "metrics", "runs"],
     ["handlers"],
     ["report"],
-    ["bundles", "cli", "config_text", "failures", "overrides", "stacks", "__main__", "__init__"],
+    ["bundles", "cli", "command_configs", "config_text", "failures", "overrides", "__main__", "__init__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

@@ -21,7 +21,7 @@ import pytest
 from monai_vqprior.cli import main
 from monai_vqprior.cli.options import Option, command_parser
 from monai_vqprior.cli.parsing import parse_command
-from monai_vqprior.preparation import Preparation, kinds_of
+from monai_vqprior.prepare_arguments import Preparation, kinds_of
 from monai_vqprior.values import PHANTOM, SETTINGS, Kind
 
 # Every option of every command with nonsense. The options are found in the parser itself, so that a new one is here by

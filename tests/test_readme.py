@@ -24,7 +24,7 @@ import torch
 import monai_vqprior
 from monai_vqprior.bundles import bundle_root, load_configs
 from monai_vqprior.cli.options import command_parser
-from monai_vqprior.stacks import fits
+from monai_vqprior.command_configs import fits
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("tutorial", "how-to", "reference", "explanation")

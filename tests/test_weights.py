@@ -26,7 +26,7 @@ from skimage.metrics import structural_similarity
 
 from monai_vqprior.bundles import bundle_root, load_configs
 from monai_vqprior.cli import main
-from monai_vqprior.stacks import Owners, saved_settings
+from monai_vqprior.command_configs import Owners, saved_settings
 
 pytestmark = pytest.mark.integration
 

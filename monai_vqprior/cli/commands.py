@@ -18,9 +18,9 @@ from monai_vqprior.bundles import copy_bundle, pack_bundle
 from monai_vqprior.cli.demo import demo
 from monai_vqprior.cli.running import given, run
 from monai_vqprior.cli.train import train
+from monai_vqprior.command_configs import STACKS
 from monai_vqprior.errors import InputError
-from monai_vqprior.preparation import Preparation, kinds_of
-from monai_vqprior.stacks import STACKS
+from monai_vqprior.prepare_arguments import Preparation, kinds_of
 
 __all__ = ["COMMANDS"]
 

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 from monai_vqprior.cli.running import run
-from monai_vqprior.stacks import AUTOENCODER, PRIOR, STACKS
+from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS
 
 __all__ = ["demo"]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from monai_vqprior import __version__
 from monai_vqprior.errors import InputError
-from monai_vqprior.preparation import SPLIT_BY_HELP, SUBJECT_PATTERN_HELP, Preparation, kinds_of
+from monai_vqprior.prepare_arguments import SPLIT_BY_HELP, SUBJECT_PATTERN_HELP, Preparation, kinds_of
 from monai_vqprior.values import (
     FLAG,
     PATH,

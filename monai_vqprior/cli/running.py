@@ -15,7 +15,7 @@ import argparse
 from typing import Any
 
 from monai_vqprior.bundles import bundle_root, run_configs
-from monai_vqprior.stacks import Stack, resolve
+from monai_vqprior.command_configs import Stack, resolve
 
 __all__ = ["given", "run"]
 

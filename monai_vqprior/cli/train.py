@@ -20,9 +20,9 @@ from typing import Any
 from monai_vqprior.bundles import bundle_root, check_configs, load_configs
 from monai_vqprior.cli.options import STAGE_NAMES, STAGES
 from monai_vqprior.cli.running import given, run
+from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS, WEIGHTS, Stack, resolve, train_stacks
 from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
 from monai_vqprior.overrides import check_overrides
-from monai_vqprior.stacks import AUTOENCODER, PRIOR, STACKS, WEIGHTS, Stack, resolve, train_stacks
 from monai_vqprior.values import is_expression
 
 __all__ = ["train"]

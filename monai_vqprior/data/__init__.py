@@ -16,7 +16,7 @@ from monai_vqprior.data.conditions import Conditions, fit_condition
 from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
 from monai_vqprior.data.phantom import PHANTOM_LABELS, PhantomSlice, phantom_slice, write_phantom
 from monai_vqprior.data.prepare import PrepareSummary, prepare_volumes, read_subject_table
-from monai_vqprior.data.sampling import ResumableSampler, mixed_seed
+from monai_vqprior.data.resumable_sampler import ResumableSampler, mixed_seed
 from monai_vqprior.data.slices import SliceFolder
 from monai_vqprior.data.volumes import find_volumes, load_volume, volume_slices
 

@@ -23,7 +23,7 @@ from monai.transforms import Compose, Randomizable
 from monai.utils import ensure_tuple_rep
 from tqdm import tqdm
 
-from monai_vqprior.data.sampling import mixed_seed
+from monai_vqprior.data.resumable_sampler import mixed_seed
 from monai_vqprior.errors import InputError, input_error_in
 
 __all__ = ["CodeGridDataset", "SliceDataset", "mean_image"]

@@ -19,12 +19,10 @@ import numpy as np
 
 from monai_vqprior.errors import InputError
 
-__all__ = ["SPLITS", "natural_key", "parse_slice_name", "slice_name", "split_folder", "split_subjects"]
+__all__ = ["SPLITS", "natural_key", "slice_name", "split_folder", "split_subjects"]
 
 #: the splits of a data set, in the order in which they are reported.
 SPLITS = ("train", "validate", "test")
-
-_SLICE_NAME = re.compile(r"^(?P<subject>.*?)[_-]?slice[_-]?(?P<index>\d+)$", re.IGNORECASE)
 
 
 def split_folder(dataset_dir: str | Path, split: str) -> Path:
@@ -37,22 +35,6 @@ def split_folder(dataset_dir: str | Path, split: str) -> Path:
 def slice_name(case: str, index: int) -> str:
     """File name of a slice in the layout of the preprocessed OASIS slices: ``case_441_slice_0.nii.png``."""
     return f"case_{case}_slice_{index}.nii.png"
-
-
-def parse_slice_name(name: str) -> tuple[str | None, int | None]:
-    """
-    Read the subject and the slice index from a file name.
-
-    Args:
-        name: a file name with or without its suffixes, such as ``case_441_slice_0.nii.png``.
-
-    Returns:
-        subject and slice index, ``("case_441", 0)``; both None where the name has neither.
-    """
-    match = _SLICE_NAME.match(name.split(".")[0])
-    if match is None or not match["subject"]:
-        return None, None
-    return match["subject"], int(match["index"])
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

@@ -35,7 +35,7 @@ from monai_vqprior.data.names import Naming, name_scans
 from monai_vqprior.data.staging import TRANSFORMS, FinishedHead, Staging
 from monai_vqprior.data.volume_files import find_volumes
 from monai_vqprior.errors import InputError
-from monai_vqprior.preparation import Preparation
+from monai_vqprior.prepare_arguments import Preparation
 from monai_vqprior.volumes.heads import HeadCutter
 from monai_vqprior.volumes.layouts import find_participants
 
@@ -117,7 +117,7 @@ def prepare_volumes(
         volumes_dir: folder of the volumes, see :func:`find_volumes`.
         output_dir: folder to write to, made if it is missing.
         progress: show a progress bar.
-        arguments: those of :class:`monai_vqprior.preparation.Preparation`.
+        arguments: those of :class:`monai_vqprior.prepare_arguments.Preparation`.
 
     Returns:
         counts of what was written, and what was left out.

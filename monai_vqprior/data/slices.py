@@ -28,7 +28,7 @@ from monai_vqprior.data.tables import read_table
 from monai_vqprior.data.tree import FileTree, find_files, is_run
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import open_picture, write_text
-from monai_vqprior.preparation import CUTTING_FILE, read_cutting
+from monai_vqprior.prepare_arguments import CUTTING_FILE, read_cutting
 from monai_vqprior.values import check_settings
 
 __all__ = ["IMAGE_SUFFIXES", "SliceFolder"]

@@ -30,7 +30,7 @@ from monai_vqprior.data.cases import Case
 from monai_vqprior.data.layout import SPLITS, slice_name, split_folder
 from monai_vqprior.errors import AlreadyDoneError, InputError
 from monai_vqprior.files import check_writable, read_json, write_png, write_text
-from monai_vqprior.preparation import CUTTING_FILE
+from monai_vqprior.prepare_arguments import CUTTING_FILE
 from monai_vqprior.volumes.heads import CutHead
 from monai_vqprior.volumes.placement import Placement, read_placement, write_placement
 
@@ -64,7 +64,7 @@ class Staging:
 
     Args:
         output_dir: the folder of the data set.
-        cutting: all that the slices of a volume depend on, see :attr:`monai_vqprior.preparation.Cutting.cutting`.
+        cutting: all that the slices of a volume depend on, see :attr:`monai_vqprior.prepare_arguments.Cutting.cutting`.
     """
 
     def __init__(self, output_dir: Path, cutting: Mapping[str, Any]) -> None:

@@ -12,6 +12,6 @@
 from __future__ import annotations
 
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
-from monai_vqprior.engines.former import *  # noqa: F403
+from monai_vqprior.engines.former_names import *  # noqa: F403
 
 __all__ = ["PrepareBatchCodes", "PrepareBatchSlices"]

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.code_entropy import lack_of_entropy
+from monai_vqprior.networks.codebook_starts import NO_DISTANCE, draw_spread_vectors, draw_vectors, squared_lengths
 from monai_vqprior.networks.gradients import StraightThrough
 from monai_vqprior.networks.nearest_code import nearest_code
 from monai_vqprior.networks.process_sums import only_of_first_process, several_processes, sum_over_processes
 from monai_vqprior.networks.scripting import is_scripting
-from monai_vqprior.networks.vector_draws import NO_DISTANCE, draw_spread_vectors, draw_vectors, squared_lengths
 
 __all__ = ["CosineCodebook", "EMACodebook", "channels_first", "channels_last", "nearest_code"]
 

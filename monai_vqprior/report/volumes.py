@@ -31,7 +31,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.files import atomic_path, check_writable, write_text
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import ssim_map
-from monai_vqprior.preparation import CUTTING_FILE, Cutting, read_cutting
+from monai_vqprior.prepare_arguments import CUTTING_FILE, Cutting, read_cutting
 from monai_vqprior.transforms import BytesToUnit
 from monai_vqprior.volumes import CutHead, HeadCutter, Volume
 from monai_vqprior.volumes.layouts import name_of

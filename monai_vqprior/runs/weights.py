@@ -24,7 +24,7 @@ import torch.nn as nn
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import atomic_path, path_before
-from monai_vqprior.runs.container import container_fault, content_fault, spare_of
+from monai_vqprior.runs.damaged_files import container_fault, content_fault, spare_of
 
 __all__ = [
     "find_checkpoint",

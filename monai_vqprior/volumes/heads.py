@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.preparation import Cutting
+from monai_vqprior.prepare_arguments import Cutting
 from monai_vqprior.volumes.geometry import Slab, Volume, crop, cut_slices
 from monai_vqprior.volumes.intensity import blacken, correct_bias, percentile_range, scale
 from monai_vqprior.volumes.placement import Placement

@@ -24,7 +24,7 @@ import numpy as np
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import check_extent, read_json, write_text
-from monai_vqprior.preparation import SPACES
+from monai_vqprior.prepare_arguments import SPACES
 from monai_vqprior.volumes.geometry import Slab, Volume, check_matrix, restore_slices
 
 __all__ = ["SPACES", "Placement", "read_placement", "write_placement"]

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.preparation import SPACES
+from monai_vqprior.prepare_arguments import SPACES
 from monai_vqprior.volumes.geometry import Volume
 from monai_vqprior.volumes.registration import Registration, register, rigid_part
 from monai_vqprior.volumes.template import Template

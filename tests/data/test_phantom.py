@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from scipy.ndimage import binary_erosion
 from scipy.stats import spearmanr
 
 from monai_vqprior.data import phantom
-from monai_vqprior.data.layout import SPLITS, parse_slice_name
+from monai_vqprior.data.layout import SPLITS
 from monai_vqprior.data.phantom import PHANTOM_LABELS, phantom_slice, write_phantom
 from monai_vqprior.errors import InputError
 
@@ -239,10 +240,9 @@ class TestWritePhantom:
             assert images
             assert [p.name for p in images] == [p.name for p in sorted((folder / f"labels_{split}").iterdir())]
             for path in images:
-                case, index = parse_slice_name(path.name)
-                assert case is not None
-                assert index is not None
-                drawn = phantom_slice(int(case.removeprefix("case_")) - 1, index, num_slices=2, size=32, seed=5)
+                name = re.fullmatch(r"case_(\d+)_slice_(\d+)\.nii\.png", path.name)
+                assert name is not None
+                drawn = phantom_slice(int(name[1]) - 1, int(name[2]), num_slices=2, size=32, seed=5)
                 assert np.array_equal(read(path), drawn.image)
                 assert np.array_equal(read(folder / f"labels_{split}" / path.name), drawn.labels)
 

@@ -25,7 +25,7 @@ from monai_vqprior.cli import main
 from monai_vqprior.data import prepare_volumes
 from monai_vqprior.errors import InputError
 from monai_vqprior.inferers import TokenizerInferer
-from monai_vqprior.preparation import Cutting
+from monai_vqprior.prepare_arguments import Cutting
 from monai_vqprior.report import reconstruct_volumes
 
 CUTTING = Cutting(space="native", size=48, voxel_size=2, num_slices=4, spacing=4, center=8)

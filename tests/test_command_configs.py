@@ -20,7 +20,7 @@ import pytest
 
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli import main
-from monai_vqprior.stacks import AUTOENCODER, PRIOR, STACKS, Owners, Stack, resolve, train_stacks
+from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS, Owners, Stack, resolve, train_stacks
 
 OWN: dict[str, Any] = {"spatial_size": 64, "channels": [8], "split_by": "file"}
 OF_PRIOR: dict[str, Any] = {"prior_layers": 3, "split_by": "file"}

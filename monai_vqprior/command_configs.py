@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The configurations of each command, and the settings beside weights that are merged into them."""
+
 from __future__ import annotations
 
 import os
