@@ -24,7 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_vqprior.data.layout import SPLITS, slice_name, split_folder, split_subjects
-from monai_vqprior.data.phantom_anatomy import PHANTOM_LABELS, render, subject_anatomy
+from monai_vqprior.data.phantom_anatomy import PHANTOM_LABELS
+from monai_vqprior.data.phantom_renderer import render, subject_anatomy
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_png, write_text
 from monai_vqprior.outputs import OutputFolder
