@@ -160,7 +160,6 @@ def test_codes_of_the_sampler_are_those_of_the_cpu(
 
 @pytest.mark.parametrize("width", [8, 64])
 def test_the_sampler_agrees_with_the_network_on_the_gpu(width: int, device: torch.device) -> None:
-    """Also where rows are convolved by Winograd's products, which wide rows of many grids are."""
     torch.manual_seed(0)
     network = GatedPixelCNN(2, 16, (4, width), 8, 2, skip_connections=True).double().eval().to(device)
     draws = torch.rand(4 * width, 4, dtype=torch.float64, device=device)

@@ -17,7 +17,7 @@ import torch
 
 from monai_vqprior.sampling.folded_gate import gate_scale, matrix_and_1, out_matrix, through_gate, weights_of
 from monai_vqprior.sampling.prior_parts import SampledLayer, kernel_of
-from monai_vqprior.sampling.row_convolution import row_convolutions
+from monai_vqprior.sampling.row_convolution import RowConvolution
 
 __all__ = ["RowStepper"]
 
@@ -54,7 +54,7 @@ class RowStepper:
         self._content, self._control = self._gate.split(channels, 1)
         self._gated = matrix_and_1(length * batch_size, channels, self._scale)
         self._features = self._gated[:, :-1]
-        kernels, biases = [], []
+        self._convs: list[RowConvolution] = []
         self._link: list[torch.Tensor] = []  # (2C + 1, 2C)
         self._conditions: list[torch.Tensor | None] = []  # (B, 2C)
         for layer, condition in zip(layers, conditions, strict=True):
@@ -63,21 +63,16 @@ class RowStepper:
             next_bias = kernel_of(layer, last)[1]
             # Of size 1 along all axes before these two: (2C, C, past + 1, width) -> (past + 1, width, C, 2C).
             kernel = weight.view(2 * channels, channels, *weight.shape[-2:]).permute(2, 3, 1, 0) * self._scale
-            kernels.append(kernel)
-            biases.append(bias * self._scale)
+            self._convs.append(RowConvolution(kernel, bias * self._scale, self._gate, batch_size))
             # The gate comes in with doubled content, and the last stack wants its own so.
             weights = link.flatten(1).t() / self._scale[:, None]
             self._link.append(torch.cat([weights, (link_bias + next_bias)[None]]) * self._scale)
             self._conditions.append(None if condition is None else condition.flatten(1) * self._scale)
-        self._convs = row_convolutions(kernels, biases, self._gate, batch_size)
         self._out = [out_matrix(layer.outs[own]) for layer in layers[:-1]]  # (C + 1, C)
         self._contexts = [self._scale.new_zeros(*self._shape, 2 * channels) for _ in layers]
-        order = self._convs[0].order
-        self._order = torch.tensor(order, device=self._scale.device)
-        places = sorted(range(length), key=order.__getitem__)
         #: the link from a row to each layer of the last stack at each of its positions, (B, 2C): bias and condition of
         #: the gate there are in it.
-        self.contexts = [[context[place] for place in places] for context in self._contexts]
+        self.contexts = [list(context) for context in self._contexts]
 
     def step(self, row: int, x: torch.Tensor, links: Sequence[torch.Tensor | None]) -> None:
         """
@@ -90,13 +85,13 @@ class RowStepper:
                 stack.
         """
         gate = self._gate
-        self._convs[0].inputs(row).view(*self._shape, -1).copy_(x[self._order])
+        self._convs[0].inputs(row).view(*self._shape, -1).copy_(x)
         for i, (conv, link, condition) in enumerate(zip(self._convs, links, self._conditions, strict=True)):
             conv.step(row)
             if condition is not None:
                 gate.view(*self._shape, -1).add_(condition)
             if link is not None:
-                gate.view(*self._shape, -1).addcmul_(link.flatten(2).permute(2, 0, 1)[self._order], self._scale)
+                gate.view(*self._shape, -1).addcmul_(link.flatten(2).permute(2, 0, 1), self._scale)
             context = self._contexts[i]
             torch.mm(self._gate_and_1, self._link[i], out=context.flatten(0, 1))
             if condition is not None:
