@@ -32,10 +32,14 @@ OASIS = ROOT.parent / "shared" / "data" / "oasis1_slices"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``fast`` what has no other mark for what it costs or needs."""
+    """
+    Mark as ``fast`` what has no other mark for what it costs or needs, and begin with the others: a long test that
+    comes last would keep one worker busy and the other ones waiting.
+    """
     for item in items:
         if not any(item.get_closest_marker(name) for name in ("integration", "zoo", "gpu")):
             item.add_marker("fast")
+    items.sort(key=lambda item: (item.get_closest_marker("zoo") is None, item.get_closest_marker("fast") is not None))
 
 
 @pytest.fixture(scope="session", autouse=True)

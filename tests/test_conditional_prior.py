@@ -221,7 +221,7 @@ def test_samples_follow_the_condition(run: Path, tmp_path: Path, capsys: pytest.
     guided = drawn(output, *asked[4], "--guidance_scale", "2")
     assert not np.array_equal(guided, samples[4])
     for shown, scale in ((samples[4], 1), (guided, 2)):
-        inferer = VQPriorInferer(tile_size=4, guidance_scale=scale)
+        inferer = VQPriorInferer(tile_size=4, temperature=0.8, guidance_scale=scale)
         grids = inferer.sample(prior, range(4), seed=0, labels=[1], values=[math.nan, (1 - 0.5) / 0.372678])
         with torch.no_grad():
             expected = autoencoder.decode_samples(grids)[:, 0].clamp(0, 1).mul(255).numpy()
