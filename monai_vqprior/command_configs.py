@@ -100,8 +100,8 @@ def resolve(
         together: whether the processes of ``torchrun`` may share the work.
 
     Returns:
-        the folder of the bundle, the names of the configurations, and values of their keys: those that were given, and
-        the settings of trained networks that differ from the configurations.
+        the folder of the bundle, the names of the configurations, and the values of their keys that were
+        given or that differ from the configurations in the settings of trained networks.
 
     Raises:
         InputError: when settings beside weights cannot be read, or hold more than data.

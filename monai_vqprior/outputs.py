@@ -95,7 +95,7 @@ class OutputFolder:
 
 
 def claim_output(path: str | os.PathLike[str], overwrite: bool = False, what: str = "files") -> Path:
-    """See :meth:`OutputFolder.claim`."""
+    """See :meth:`monai_vqprior.outputs.OutputFolder.claim`."""
     return OutputFolder(path, overwrite).claim(what)
 
 

@@ -44,9 +44,9 @@ __all__ = [
     "read_cutting",
 ]  # fmt: skip
 
-#: What is done to a head: 12 parameters, rotation and shift, a shift alone, nothing.
+#: What is done to a head, in this order 12 parameters, rotation and shift, a shift alone, nothing.
 SPACES = ("template", "rigid", "native", "scanner")
-#: In a prepared data set: how its volumes were cut.
+#: The file of a prepared data set that says how its volumes were cut.
 CUTTING_FILE = "prepare.json"
 
 SPLIT_BY_HELP = (

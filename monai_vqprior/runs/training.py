@@ -146,5 +146,5 @@ class PriorTrainingRun(TrainingRun):
 
     @property
     def keeps_splits(self) -> bool:
-        """True: an autoencoder was trained on them."""
+        """Always, since an autoencoder was trained on them."""
         return True

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from monai_vqprior.volumes.geometry import Slab, Volume, crop, cut_slices, resample, resample_to_cubes, restore_slices
-from monai_vqprior.volumes.heads import CutHead, HeadCutter
+from monai_vqprior.volumes.heads import CutHead, HeadCutter, Intensities
 from monai_vqprior.volumes.intensity import blacken, correct_bias, scale_by_percentiles, scale_by_white_matter
 from monai_vqprior.volumes.layouts import Choice, choose_volumes
 from monai_vqprior.volumes.placement import SPACES, Placement, read_placement, write_placement
@@ -28,6 +28,7 @@ __all__ = [
     "Choice",
     "CutHead",
     "HeadCutter",
+    "Intensities",
     "Placed",
     "Placement",
     "Registration",
