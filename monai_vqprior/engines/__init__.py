@@ -11,7 +11,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from monai_vqprior import outputs, runs
+from monai_vqprior.engines import former_names
 from monai_vqprior.engines.batches import PrepareBatchCodes, PrepareBatchSlices
-from monai_vqprior.engines.former_names import *  # noqa: F403
 
 __all__ = ["PrepareBatchCodes", "PrepareBatchSlices"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that configurations of users call here, and that are in ``runs`` and ``outputs`` now."""
+    for room in (former_names, runs, outputs):
+        if name in room.__all__:
+            return getattr(room, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

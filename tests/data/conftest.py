@@ -15,12 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
+import small_volumes
 
-RAS = np.diag([1.0, 1.0, 1.0, 1.0])
-SHAPE = (16, 20, 12)
 OASIS_HEADER = "ID,M/F,Hand,Age,Educ,SES,MMSE,CDR,eTIV,nWBV,ASF,Delay"
 OASIS_ROWS = """OAS1_0001_MR1,F,R,74,2,3,29,0,1344,0.743,1.306,N/A
 OAS1_0002_MR1,F,R,55,4,1,29,,1147,0.81,1.531,N/A
@@ -30,36 +28,16 @@ OAS1_0061_MR2,F,R,20,,,,,1369,0.858,1.282,89
 OAS1_0308_MR1,M,R,78,3,3,15,2,1401,0.703,1.253,N/A"""
 
 
-def _brain(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Random int16 intensities of 1 to 1000 in a box, zero around it."""
-    data = np.zeros(shape, np.int16)
-    inner = tuple(slice(2, length - 2) for length in shape[:3])
-    data[inner] = np.random.default_rng(seed).integers(1, 1001, data[inner].shape)
-    return data
-
-
-def _save(path: Path, data: np.ndarray | None = None, affine: np.ndarray = RAS) -> Path:
-    """Write a volume in the format of the suffix; ``.img`` is Analyze, which runs to the left in x."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = _brain(len(path.name)) if data is None else data
-    if path.suffix == ".img":
-        image = nibabel.AnalyzeImage(data[::-1], np.diag([-1.0, 1.0, 1.0, 1.0]))
-    else:
-        image = nibabel.Nifti1Image(data, affine)
-    nibabel.save(image, path)
-    return path
-
-
 @pytest.fixture
 def brain() -> Callable[..., np.ndarray]:
     """``brain(seed, shape)``: random int16 intensities of 1 to 1000 in a box, zero around it."""
-    return _brain
+    return small_volumes.brain
 
 
 @pytest.fixture
 def save() -> Callable[..., Path]:
     """``save(path, data, affine)`` writes a volume in the format of the suffix, and returns the path."""
-    return _save
+    return small_volumes.save
 
 
 @pytest.fixture
@@ -67,9 +45,9 @@ def bids(tmp_path: Path) -> Path:
     """Six subjects with BIDS names, the last one with two sessions."""
     folder = tmp_path / "bids"
     for number in range(1, 6):
-        _save(folder / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_T1w.nii.gz")
+        small_volumes.save(folder / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_T1w.nii.gz")
     for session in ("01", "02"):
-        _save(folder / "sub-10" / f"ses-{session}" / "anat" / f"sub-10_ses-{session}_T1w.nii.gz")
+        small_volumes.save(folder / "sub-10" / f"ses-{session}" / "anat" / f"sub-10_ses-{session}_T1w.nii.gz")
     return folder
 
 
@@ -80,8 +58,9 @@ def disc(tmp_path: Path) -> Path:
     for number, name in enumerate(["0001_MR1", "0002_MR1", "0003_MR1", "0061_MR2", "0061_MR1", "0308_MR1"], start=1):
         session = folder / f"disc{number}" / f"OAS1_{name}"
         prefix = f"{session.name}_mpr_n4_anon_111_t88"
-        wanted = _save(
-            session / "PROCESSED" / "MPRAGE" / "T88_111" / f"{prefix}_masked_gfc.img", _brain(number)[..., None]
+        wanted = small_volumes.save(
+            session / "PROCESSED" / "MPRAGE" / "T88_111" / f"{prefix}_masked_gfc.img",
+            small_volumes.brain(number)[..., None],
         )
         others = [
             wanted.with_name(f"{prefix}_gfc.img"),
@@ -89,6 +68,6 @@ def disc(tmp_path: Path) -> Path:
             session / "FSL_SEG" / f"{prefix}_masked_gfc_fseg.img",
         ]
         for other in others:
-            _save(other)
+            small_volumes.save(other)
     (folder / "oasis_cross-sectional.csv").write_text(f"{OASIS_HEADER}\n{OASIS_ROWS}\n")
     return folder

@@ -20,32 +20,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
+from small_volumes import RAS, brain, save
 
 from monai_vqprior.data.volumes import find_volumes, load_volume, session_of, subject_of, volume_slices
 from monai_vqprior.errors import InputError
-
-RAS = np.diag([1.0, 1.0, 1.0, 1.0])
-SHAPE = (16, 20, 12)
-
-
-def brain(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Random int16 intensities of 1 to 1000 in a box, zero around it."""
-    data = np.zeros(shape, np.int16)
-    inner = tuple(slice(2, length - 2) for length in shape[:3])
-    data[inner] = np.random.default_rng(seed).integers(1, 1001, data[inner].shape)
-    return data
-
-
-def save(path: Path, data: np.ndarray | None = None, affine: np.ndarray = RAS) -> Path:
-    """Write a volume in the format of the suffix; ``.img`` is Analyze, which runs to the left in x."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = brain(len(path.name)) if data is None else data
-    if path.suffix == ".img":
-        image = nibabel.AnalyzeImage(data[::-1], np.diag([-1.0, 1.0, 1.0, 1.0]))
-    else:
-        image = nibabel.Nifti1Image(data, affine)
-    nibabel.save(image, path)
-    return path
 
 
 def truncate(path: Path, keep: float = 0.5) -> Path:
