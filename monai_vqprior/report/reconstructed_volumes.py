@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from monai_vqprior.data import find_volumes
 from monai_vqprior.data.tables import read_table
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import atomic_path, check_writable, write_text
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import ssim_map
@@ -142,8 +142,8 @@ def reconstruct_volumes(
         _write_table(output / _TABLE, rows)
     if faults and not skip_bad:
         raise InputError(
-            f"{len(faults)} of {len(paths)} volumes cannot be used, the first because: {faults[0]} (--resume goes on "
-            "when they are mended; --skip_bad leaves them out.)"
+            f"{len(faults)} of {counted(len(paths), 'volume')} cannot be used, the first because: {faults[0]} "
+            "(--resume goes on when they are mended; --skip_bad leaves them out.)"
         )
 
 
