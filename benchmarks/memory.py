@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
-__all__ = ["peak_megabytes"]
+__all__ = ["peak_in_new_process", "peak_megabytes"]
 
 
 def _megabytes(field: str) -> float:
@@ -36,3 +39,22 @@ def peak_megabytes(step: Callable[[], object]) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     step()
     return _megabytes("VmHWM") - before
+
+
+def peak_in_new_process(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
+    """
+    :func:`peak_megabytes` of a call in a process of its own, where no earlier call has left memory to the allocator.
+
+    Args:
+        make: makes the call of the arguments, in that process; a function at the top of its module.
+        arguments: of ``make``; pickled.
+
+    Returns:
+        the peak in MB.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_of, make, arguments).result()
+
+
+def _peak_of(make: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> float:
+    return peak_megabytes(make(*arguments))
