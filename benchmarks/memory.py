@@ -21,6 +21,9 @@ from typing import Any
 
 __all__ = ["peak_in_new_process", "peak_megabytes"]
 
+_M_MMAP_THRESHOLD = -3  # of mallopt, from malloc.h of the GNU C library
+_MAPPED_BLOCK = 2**16  # bytes, from which on a block is mapped by itself
+
 
 def _megabytes(field: str) -> float:
     """A field of this process's status: VmRSS, the memory resident now, or VmHWM, its peak."""
@@ -43,7 +46,11 @@ def peak_megabytes(step: Callable[[], object]) -> float:
 
 def peak_in_new_process(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
     """
-    :func:`peak_megabytes` of a call in a process of its own, where no earlier call has left memory to the allocator.
+    :func:`peak_megabytes` of a call in a process of its own.
+
+    In a process that has made other calls, the allocator holds memory that they have freed. A call may find room in it
+    or not, so that the resident memory says little of what the call uses. Here each block is mapped and handed back by
+    itself.
 
     Args:
         make: makes the call of the arguments, in that process; a function at the top of its module.
@@ -57,4 +64,6 @@ def peak_in_new_process(make: Callable[..., Callable[[], object]], *arguments: A
 
 
 def _peak_of(make: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> float:
-    return peak_megabytes(make(*arguments))
+    call = make(*arguments)
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BLOCK)
+    return peak_megabytes(call)

@@ -305,8 +305,8 @@ def shape(text: str) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tokenizer",
-        description="Train the bundle's autoencoder and MONAI's VQVAE for the same time on the same slices, and compare "
-        "what they reach on test slices. SSIM: Gaussian window of 11 pixels, data range 1.",
+        description="Train the bundle's autoencoder and MONAI's VQVAE for the same time on the same slices, and "
+        "compare what they reach on test slices. SSIM: Gaussian window of 11 pixels, data range 1.",
     )
     parser.add_argument("--dataset_dir", help="folder of slices; not needed for --scaling")
     parser.add_argument("--spatial_size", type=int, default=128, help="side of the slices in pixels")
