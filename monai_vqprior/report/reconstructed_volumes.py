@@ -116,8 +116,8 @@ def reconstruct_volumes(
     """
     if set(ensure_tuple_rep(spatial_size, 2)) != {cutting.size}:
         raise InputError(
-            f"the autoencoder is of slices of {spatial_size} pixels, and the volumes were cut to slices of {cutting.size}: "
-            "name the slices of its training by --dataset_dir."
+            f"the autoencoder is of slices of {spatial_size} pixels, and the volumes were cut to slices of "
+            f"{cutting.size}: name the slices of its training by --dataset_dir."
         )
     output = Path(output_dir)
     rows = _rows_of_before(output, resume, overwrite)
