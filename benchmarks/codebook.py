@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from monai.networks.layers.vector_quantizer import EMAQuantizer
 
-from benchmarks.memory import peak_megabytes
+from benchmarks.memory import peak_in_new_process
 from benchmarks.record import Row, add_json_option, finish
 from benchmarks.timing import medians_of
 from monai_vqprior.networks import CosineCodebook, EMACodebook, FSQCodebook, RotationTrick
@@ -30,19 +30,34 @@ except ImportError as error:
 Step = Callable[[], object]
 
 DIMENSION = 64
-PEERS = {
-    "MONAI EMAQuantizer": lambda k: EMAQuantizer(2, k, DIMENSION),
-    "vector-quantize-pytorch": lambda k: VectorQuantize(DIMENSION, k, decay=0.99, accept_image_fmap=True),
-}
 OURS = {
     "EMACodebook": lambda k: EMACodebook(k, DIMENSION),
     "EMACodebook, rotation": lambda k: EMACodebook(k, DIMENSION, gradient=RotationTrick()),
     "CosineCodebook": lambda k: CosineCodebook(k, DIMENSION),
 }
+MONAI, VQ_PYTORCH = "MONAI EMAQuantizer", "vector-quantize-pytorch"
+PEERS = {
+    MONAI: lambda k: EMAQuantizer(2, k, DIMENSION),
+    VQ_PYTORCH: lambda k: VectorQuantize(DIMENSION, k, decay=0.99, accept_image_fmap=True),
+}
+#: The quantizer that the others are compared with.
+REFERENCE = "EMACodebook"
+SCALARS = "FSQCodebook (8, 8, 8), 3 numbers a vector"
 
 
-def training_step(quantizer: torch.nn.Module, z: torch.Tensor) -> Step:
-    """Forward and backward of a quantizer in training mode, whatever the order of what it returns."""
+def training_step(name: str, codes: int, batch: int) -> Step:
+    """
+    Forward and backward of a quantizer in training mode, whatever the order of what it returns.
+
+    Args:
+        name: of ``OURS`` or ``PEERS``, or ``SCALARS``.
+        codes: size of the codebook.
+        batch: grids of 64 x 64 vectors.
+    """
+    torch.manual_seed(0)
+    scalars = name == SCALARS
+    quantizer = FSQCodebook((8, 8, 8)) if scalars else {**OURS, **PEERS}[name](codes)
+    z = torch.randn(batch, 3 if scalars else DIMENSION, 64, 64, requires_grad=True)
     quantizer.train()
 
     def step() -> None:
@@ -57,11 +72,37 @@ def training_step(quantizer: torch.nn.Module, z: torch.Tensor) -> Step:
     return step
 
 
+def compare(codes: int, batch: int, repeats: int) -> tuple[dict[str, float], list[Row]]:
+    """Summary and rows of all quantizers with one number of codes; what is timed runs in turns."""
+    names = [*OURS, *PEERS]
+    seconds = medians_of({name: training_step(name, codes, batch) for name in names}, repeats)
+    memory = {name: peak_in_new_process(training_step, name, codes, batch) for name in names}
+    rows: list[Row] = []
+    for name in names:
+        slower, larger = seconds[name] / seconds[REFERENCE], memory[name] / memory[REFERENCE]
+        rows.append(
+            {
+                "quantizer": name,
+                "codes": codes,
+                "ms a step": round(1000 * seconds[name], 1),
+                "times ours": round(slower, 2),
+                "peak, MB": round(memory[name]),
+            }
+        )
+        figures = f"{1000 * seconds[name]:>10.1f} {slower:>11.2f} {memory[name]:>9.0f} {larger:>11.2f}"
+        print(f"{codes:>6} {name:>24} {figures}", flush=True)
+    return {
+        f"k{codes}_vs_monai": round(seconds[MONAI] / seconds[REFERENCE], 2),
+        f"k{codes}_vs_vqpytorch": round(seconds[VQ_PYTORCH] / seconds[REFERENCE], 2),
+        f"k{codes}_memory_vs_monai": round(memory[REFERENCE] / memory[MONAI], 4),
+    }, rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.codebook",
         description="One training step (forward and backward) of our codebooks and of MONAI's and "
-        "vector-quantize-pytorch's, on 8 x 64 x 64 vectors of 64 numbers: time and peak memory.",
+        "vector-quantize-pytorch's, on 8 x 64 x 64 vectors of 64 numbers: time, and peak memory in a new process.",
     )
     parser.add_argument("--codes", type=int, nargs="+", default=[512, 8192], help="sizes of the codebook")
     parser.add_argument("--batch", type=int, default=8, help="grids of 64 x 64 vectors")
@@ -69,39 +110,17 @@ def main() -> None:
     add_json_option(parser)
     options = parser.parse_args()
 
-    z = torch.randn(options.batch, DIMENSION, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     result: dict[str, float] = {}
     rows: list[Row] = []
     print(f"{'codes':>6} {'':>24} {'ms a step':>10} {'times ours':>11} {'peak, MB':>9} {'times ours':>11}")
-    for k in options.codes:
-        torch.manual_seed(0)
-        steps = {name: training_step(make(k), z) for name, make in {**OURS, **PEERS}.items()}
-        seconds = medians_of(steps, options.repeats)
-        memory = {name: peak_megabytes(step) for name, step in steps.items()}
-        ours = "EMACodebook"
-        for name in steps:
-            slower, larger = seconds[name] / seconds[ours], memory[name] / memory[ours]
-            print(
-                f"{k:>6} {name:>24} {1000 * seconds[name]:>10.1f} {slower:>11.2f} {memory[name]:>9.0f} {larger:>11.2f}"
-            )
-            rows.append(
-                {
-                    "quantizer": name,
-                    "codes": k,
-                    "ms a step": round(1000 * seconds[name], 1),
-                    "times ours": round(slower, 2),
-                    "peak, MB": round(memory[name]),
-                }
-            )
-        result[f"k{k}_vs_monai"] = round(seconds["MONAI EMAQuantizer"] / seconds[ours], 2)
-        result[f"k{k}_vs_vqpytorch"] = round(seconds["vector-quantize-pytorch"] / seconds[ours], 2)
-        result[f"k{k}_memory_vs_monai"] = round(memory[ours] / memory["MONAI EMAQuantizer"], 4)
-    scalars = torch.randn(options.batch, 3, 64, 64, requires_grad=True)
-    once = medians_of({"FSQ": training_step(FSQCodebook((8, 8, 8)), scalars)}, options.repeats)["FSQ"]
-    print(f"{512:>6} {'FSQCodebook (8, 8, 8)':>24} {1000 * once:>10.1f}    (3 numbers a vector)")
-    rows.append(
-        {"quantizer": "FSQCodebook (8, 8, 8), 3 numbers a vector", "codes": 512, "ms a step": round(1000 * once, 1)}
-    )
+    for codes in options.codes:
+        summary, compared = compare(codes, options.batch, options.repeats)
+        result |= summary
+        rows += compared
+    step = training_step(SCALARS, 512, options.batch)
+    once = 1000 * medians_of({SCALARS: step}, options.repeats)[SCALARS]
+    print(f"{512:>6} {SCALARS} {once:.1f}")
+    rows.append({"quantizer": SCALARS, "codes": 512, "ms a step": round(once, 1)})
     finish(parser, options, result, {"steps": rows})
 
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Designs of the tokenizer that the study in benchmarks/study.py compares with the default, and that did not win."""
+"""Designs of the autoencoder that the study in benchmarks/study.py compares with the default, and that did not win."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class TwoLevelVQ(AutoencoderVQ):
         width, dim = self.encoder[-1].in_channels, self.embedding_dim
         self.bottom_embeddings = self.num_embeddings
         self.num_embeddings += top
-        #: mean over both grids, where other tokenizers have log2(num_embeddings).
+        #: mean over both grids, where other autoencoders have log2(num_embeddings).
         self.bits_per_code = (4 * math.log2(self.bottom_embeddings) + math.log2(top)) / 5
         self.top_codebook = EMACodebook(top, dim)
         self.to_top = nn.Sequential(
@@ -239,7 +239,7 @@ class TwoLevelVQ(AutoencoderVQ):
 
 class SpectralTokenizerLoss(TokenizerLoss):
     """
-    The tokenizer's loss and a spectral one, after Dhariwal et al., "Jukebox: a generative model for music" (2020),
+    The autoencoder's loss and a spectral one, after Dhariwal et al., "Jukebox: a generative model for music" (2020),
     https://arxiv.org/abs/2005.00341, as in VQ-VAEs of brain MRI.
 
     Args:

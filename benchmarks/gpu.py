@@ -42,7 +42,7 @@ class Sizes:
         image: side of the images in pixels.
         grid: side of the code grids.
         matrix: side of the matrices whose product is the peak.
-        training: batches of the steps of the VQ-VAE and of the prior.
+        training: batches of the steps of the autoencoder and of the prior.
         sampling: batches of the sampler, and of each the rows of the grid that MONAI's sampler draws. Its time is
             scaled by the positions that pass through its network, which is right where arithmetic takes the time.
         repeats: timed calls of each; the median counts.
@@ -106,7 +106,7 @@ def transformer_step(transformer: Transformer, codes: torch.Tensor) -> Callable[
 
 
 def autoencoders(sizes: Sizes, device: torch.device, peak: float) -> list[Row]:
-    """Training steps of the VQ-VAE beside MONAI's."""
+    """Training steps of the autoencoder beside MONAI's."""
     rows: list[Row] = []
     makers = {"AutoencoderVQ": AutoencoderVQ, "MONAI VQVAE": lambda: VQVAE(**TUTORIAL)}
     for batch in sizes.training:
@@ -175,7 +175,7 @@ def samplers(sizes: Sizes, device: torch.device) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
-        description="Training steps of the VQ-VAE and of the prior, and sampling, on a GPU, beside MONAI's VQVAE, "
+        description="Training steps of the autoencoder and of the prior, and sampling, on a GPU, beside MONAI's VQVAE, "
         "transformer and sampler: images, codes and samples a second, and the share of the speed of a matrix product.",
     )
     parser.add_argument("--device", default="cuda", help="where to measure")

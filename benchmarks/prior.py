@@ -146,9 +146,9 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True, help="folder of slices")
     parser.add_argument("--spatial_size", type=int, default=128, help="side of the slices in pixels")
     parser.add_argument(
-        "--tokenizer_dir", help="output folder of a trained VQ-VAE, for slices of its size; else one is trained"
+        "--tokenizer_dir", help="output folder of a trained autoencoder, for slices of its size; else one is trained"
     )
-    parser.add_argument("--tokenizer_seconds", type=float, default=240, help="training time of the VQ-VAE")
+    parser.add_argument("--tokenizer_seconds", type=float, default=240, help="training time of the autoencoder")
     parser.add_argument("--seconds", type=float, default=600, help="training time of each prior")
     parser.add_argument("--validate_every", type=float, default=150, help="seconds between two validations of a peer")
     parser.add_argument("--no_peers", action="store_true", help="leave MONAI's transformer out")

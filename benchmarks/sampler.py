@@ -165,7 +165,9 @@ def _row(batch: str, ours: float, dense: float, naive: float | None = None, peer
         "sampler, s": round(ours, 2),
         "one pass, s": round(dense, 2),
         "one pass a position, s": None if naive is None else round(naive, 1),
+        "times ours": None if naive is None else round(naive / ours),
         "MONAI's, s": None if peer is None else round(peer, 1),
+        "MONAI's, times ours": None if peer is None else round(peer / ours),
     }
 
 

@@ -19,7 +19,7 @@ CODEBOOK = "codebook"
 NETWORK = "network_def#_target_"
 LOSS = "train#loss"
 
-#: designs of the tokenizer, each a change to the bundle's train.json.
+#: designs of the autoencoder, each a change to the bundle's train.json.
 STUDY: dict[str, dict[str, Any]] = {
     "default": {},
     # codebooks

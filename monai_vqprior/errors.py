@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = [
-    "AlreadyDoneError", "InputError", "chain_of", "input_error_in", "needs_extra", "one_line", "reason_of",
+    "AlreadyDoneError", "InputError", "chain_of", "counted", "input_error_in", "needs_extra", "one_line", "reason_of",
     "system_error_in",
 ]  # fmt: skip
 
@@ -58,6 +58,11 @@ class AlreadyDoneError(InputError):
 def one_line(text: str) -> str:
     """Text with an escape (``\\n``, ``\\udce9``) for each line break, control sign, and byte that is no UTF-8."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def counted(number: int | str, noun: str) -> str:
+    """A number with its noun, for a message: ``1 slice``, ``2 slices``."""
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
 
 
 def reason_of(error: BaseException) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from monai_vqprior.errors import InputError, reason_of
-from monai_vqprior.outputs import TEMPORARY, check_writable, claim_output, log_folder
+from monai_vqprior.outputs import TEMPORARY, check_writable, log_folder
 
 __all__ = [
     "MOST_PIXELS",
@@ -34,7 +34,6 @@ __all__ = [
     "atomic_path",
     "check_extent",
     "check_writable",
-    "claim_output",
     "log_folder",
     "open_picture",
     "path_before",

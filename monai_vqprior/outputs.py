@@ -22,7 +22,6 @@ __all__ = [
     "TEMPORARY",
     "OutputFolder",
     "check_writable",
-    "claim_output",
     "log_folder",
 ]
 
@@ -92,11 +91,6 @@ class OutputFolder:
             raise InputError(f"{self.path} is not empty: name another folder for the {what}, or pass --overwrite.")
         self.path.mkdir(parents=True, exist_ok=True)
         return self.path
-
-
-def claim_output(path: str | os.PathLike[str], overwrite: bool = False, what: str = "files") -> Path:
-    """See :meth:`monai_vqprior.outputs.OutputFolder.claim`."""
-    return OutputFolder(path, overwrite).claim(what)
 
 
 def check_writable(folder: str | os.PathLike[str], what: str = "results") -> None:

@@ -15,13 +15,17 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import mul
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import codebook, gpu, sampler
+from benchmarks.memory import peak_in_new_process
 from benchmarks.prior import Transformer
 from benchmarks.record import make_record
 from benchmarks.tables import DOCUMENTS, RESULTS, ROOT, filled, records_of
@@ -38,9 +42,16 @@ def half_a_second(calls: Mapping[str, Callable[[], object]], *_: object) -> dict
     return dict.fromkeys(calls, 0.5)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu", *map(str, words)])
-    gpu.main()
+def run(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", [benchmark.__name__, *map(str, words)])
+    benchmark.main()
+
+
+def record_of(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, *words: object) -> dict[str, Any]:
+    path = folder / "record.json"
+    run(benchmark, monkeypatch, *words, "--json", path)
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def test_the_benchmark_of_a_gpu_on_a_cpu(
@@ -49,7 +60,7 @@ def test_the_benchmark_of_a_gpu_on_a_cpu(
     """All of it runs once; what takes half a second each has the rates of the table."""
     monkeypatch.setattr(gpu, "medians_of", half_a_second)
     path = tmp_path / "new" / "gpu.json"
-    run(monkeypatch, "--device", "cpu", "--quick", "--json", path)
+    run(gpu, monkeypatch, "--device", "cpu", "--quick", "--json", path)
     record = json.loads(path.read_text(encoding="utf-8"))
     assert set(record) == FIELDS
     assert record["command"] == "python -m benchmarks.gpu --device cpu --quick"
@@ -70,10 +81,63 @@ def test_the_benchmark_of_a_gpu_on_a_cpu(
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == record["summary"]
 
 
+def times_by_name(calls: Mapping[str, Callable[[], object]], *_: object) -> dict[str, float]:
+    """In the place of ``medians_of``: a second for the first call, two for the second, ..., and none is made."""
+    return {name: float(number) for number, name in enumerate(calls, 1)}
+
+
+def test_the_record_of_the_codebooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each step is made once; their peaks are measured apart, by name."""
+    megabytes = dict(zip([*codebook.OURS, *codebook.PEERS], (10, 20, 30, 50, 80), strict=True))
+    made = []
+
+    def call_each(calls: Mapping[str, Callable[[], object]], *_: object) -> dict[str, float]:
+        for name, call in calls.items():
+            call()
+            made.append(name)
+        return times_by_name(calls)
+
+    monkeypatch.setattr(codebook, "medians_of", call_each)
+    monkeypatch.setattr(codebook, "peak_in_new_process", lambda make, name, codes, batch: megabytes[name])
+    record = record_of(codebook, monkeypatch, tmp_path, "--codes", 16, "--batch", 1)
+    assert record["summary"] == {"k16_vs_monai": 4, "k16_vs_vqpytorch": 5, "k16_memory_vs_monai": 0.2}
+    assert made == [*megabytes, codebook.SCALARS]
+    *rows, scalars = record["tables"]["steps"]
+    assert [(row["quantizer"], row["ms a step"], row["peak, MB"]) for row in rows] == [
+        (name, 1000 * number, peak) for number, (name, peak) in enumerate(megabytes.items(), 1)
+    ]
+    assert scalars == {"quantizer": codebook.SCALARS, "codes": 512, "ms a step": 1000}
+
+
+def test_the_record_of_the_sampler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A grid of 4 x 4 has 16 positions: one pass for each takes 16 times as long as one pass."""
+    monkeypatch.setattr(sampler, "medians_of", times_by_name)
+    monkeypatch.setattr(sampler, "transformer_seconds", lambda *_: 40.0)
+    record = record_of(sampler, monkeypatch, tmp_path, "--size", 4, "--channels", 8, "--layers", 1, "--peer_rows", 2)
+    tables = record["tables"]
+    assert tables["times"][0] == {
+        "batch": "1", "sampler, s": 1, "one pass, s": 2, "one pass a position, s": 32, "times ours": 32,
+        "MONAI's, s": 40, "MONAI's, times ours": 40,
+    }  # fmt: skip
+    assert [row["batch"] for row in tables["times"]] == ["1", "16", "64", f"64, {torch.get_num_threads()} workers"]
+    assert [row["batch"] for row in tables["sketches"]] == [1, 16, 64]
+    assert [row["microseconds a position"] for row in tables["positions"]] == [
+        round(1e6 * seconds / side**2) for seconds, side in ((1, 16), (2, 32), (3, 64))
+    ]
+    assert record["summary"]["b64_vs_forward"] == 3
+    assert record["summary"]["b64_one_process_vs_forward"] == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux alone")
+def test_the_peak_of_a_call_in_a_process_of_its_own() -> None:
+    """64 MB of text, whatever this process has in use."""
+    assert peak_in_new_process(partial, mul, b"x", 64 * 2**20) == pytest.approx(64, abs=2)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_benchmark_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"^torch \S+ finds no CUDA device, [^\n]*$"):
-        run(monkeypatch, "--quick")
+        run(gpu, monkeypatch, "--quick")
 
 
 def test_the_command_of_a_record_has_no_path(tmp_path: Path) -> None:

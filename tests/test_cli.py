@@ -381,7 +381,7 @@ def test_phantom_prepare_and_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The demo, as short as it gets: it ends with the mean SSIM of the test split."""
-    words = ["demo", "--output_dir", str(tmp_path / "demo"), "--subjects", "3", "--max_minutes", "0.02"]
+    words = ["demo", "--output_dir", str(tmp_path / "demo"), "--subjects", "3", "--max_minutes", "0.005"]
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert printed.count("$ python -m monai.bundle run") == 5

@@ -20,7 +20,14 @@ import pytest
 import torch
 from monai.transforms import Compose, Lambda
 
-from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in, system_error_in
+from monai_vqprior.errors import AlreadyDoneError, InputError, counted, input_error_in, system_error_in
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "0 slices"), (1, "1 slice"), (2, "2 slices"), ("1", "1 slice"), ("11", "11 slices")]
+)
+def test_a_number_with_its_noun(number: int | str, told: str) -> None:
+    assert counted(number, "slice") == told
 
 
 def plain() -> None:

@@ -28,7 +28,6 @@ from monai_vqprior.files import (
     atomic_path,
     check_extent,
     check_writable,
-    claim_output,
     open_picture,
     read_json,
     write_png,
@@ -135,35 +134,6 @@ def test_write_text_is_utf_8(tmp_path: Path) -> None:
     path = write_text(str(tmp_path / "a.csv"), "größe,脳\n")
     assert path == tmp_path / "a.csv"
     assert path.read_bytes() == "größe,脳\n".encode()
-
-
-class TestClaimOutput:
-    @pytest.mark.parametrize("overwrite", [False, True])
-    @pytest.mark.parametrize("made", [False, True])
-    def test_a_new_or_empty_folder_is_claimed(self, tmp_path: Path, made: bool, overwrite: bool) -> None:
-        folder = tmp_path / "a" / "b"
-        if made:
-            folder.mkdir(parents=True)
-        assert claim_output(str(folder), overwrite) == folder
-        assert folder.is_dir()
-
-    @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "folder/notes.txt"])
-    def test_a_folder_that_holds_something_is_refused_or_kept(self, tmp_path: Path, name: str) -> None:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("mine")
-        with pytest.raises(InputError, match=r"is not empty: name another folder for the slices, or pass --overwrite"):
-            claim_output(tmp_path, what="slices")
-        assert claim_output(tmp_path, overwrite=True) == tmp_path
-        assert (tmp_path / name).read_text() == "mine"
-
-    @pytest.mark.parametrize("overwrite", [False, True])
-    def test_a_file_is_refused(self, tmp_path: Path, overwrite: bool) -> None:
-        (tmp_path / "file").write_text("mine")
-        with pytest.raises(InputError, match="file is a file: name a folder for the slices"):
-            claim_output(tmp_path / "file", overwrite, what="slices")
-        with pytest.raises(InputError, match=r"below cannot be written to \(.*\): name another folder for the slices"):
-            claim_output(tmp_path / "file" / "below", overwrite, what="slices")
-        assert (tmp_path / "file").read_text() == "mine"
 
 
 class TestReadJson:

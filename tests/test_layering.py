@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import monai
@@ -58,6 +59,12 @@ def test_imports_point_upstream(path: Path) -> None:
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     downstream = {other for other in imported_rooms(path) if LEVEL[other] > LEVEL[room]}
     assert not downstream, f"{path.name} of {room} imports from {sorted(downstream)}, which come after it"
+
+
+def test_no_two_files_have_one_name() -> None:
+    """A file is found by its name alone."""
+    names = Counter(path.name for path in FILES if path.name != "__init__.py")
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 def public_classes(root: Path) -> set[str]:

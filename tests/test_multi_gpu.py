@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small import AUTOENCODER, ON_CPU, PRIOR
-from warm_python import run_ranks
+from warm_python import run_python, run_ranks
 
 from monai_vqprior.data import SliceFolder
 from monai_vqprior.errors import InputError
@@ -47,10 +45,10 @@ TELL = (
 
 def torchrun(cwd: Path, *words: str) -> str:
     """``torchrun --nproc_per_node 2 -m ...`` and what it printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+    options = ["--standalone", "--nproc_per_node", "2", "-m", *words]
+    done = run_python(["-m", "torch.distributed.run", *options], cwd, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    return str(done.stdout)
 
 
 def two_ranks(cwd: Path, *words: str) -> str:
@@ -71,7 +69,7 @@ def together(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         files = [str(BUNDLE / "configs" / file) for file in [*stage, "multi_gpu_train.json"]]
         overrides = {**SMALL, "bundle_root": BUNDLE, "dataset_dir": phantom, "max_epochs": 2}
         if name == "prior":
-            overrides |= {**SMALL_PRIOR, "max_minutes": 0.05, "max_epochs": 100000}
+            overrides |= {**SMALL_PRIOR, "max_minutes": 0.02, "max_epochs": 100000}
         options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
         two_ranks(cwd, "monai.bundle", "run", "--config_file", str([*files, "tell.json"]), *options)
     return cwd / "output"
@@ -104,19 +102,17 @@ def test_weights_are_those_of_the_networks_themselves(together: Path) -> None:
 def test_vqprior_trains_together(phantom: Path, tmp_path: Path) -> None:
     overrides = {**SMALL, **SMALL_PRIOR, "dataset_dir": phantom, "max_epochs": 1}
     options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    printed = torchrun(tmp_path, "monai_vqprior", "train", *options)
-    assert printed.count("multi_gpu_train.json") == 2  # the commands of two stages, each said once
-    assert printed.count("validation bits per code to beat") == 1
+    torchrun(tmp_path, "monai_vqprior", "train", *options, "--stage", "vqvae")
+    shutil.rmtree(tmp_path / "output" / "tensorboard")
+    # The first stage is done; the second begins, in the process group that the first has left.
+    resumed = two_ranks(tmp_path, "monai_vqprior", "train", *options, "--resume")
+    assert resumed.count("stage vqvae: the run in") == 1
+    assert resumed.count("multi_gpu_train.json") == 2  # the commands of two stages, each said once
+    assert resumed.count("validation bits per code to beat") == 1
+    assert "prior epoch 1" in resumed
     assert {path.name for path in (tmp_path / "output" / "models").iterdir()} == {
         "model.pt", "prior.pt", "settings.json", "prior_settings.json", "vqvae_last.pt", "prior_last.pt"
     }  # fmt: skip
-    # The first stage is done; the second goes on, in the process group that the first has left.
-    shutil.rmtree(tmp_path / "output" / "tensorboard")
-    (tmp_path / "output" / "models" / "prior_last.pt").unlink()
-    (tmp_path / "output" / "models" / "prior.pt").unlink()
-    resumed = two_ranks(tmp_path, "monai_vqprior", "train", *options, "--resume")
-    assert resumed.count("stage vqvae: the run in") == 1
-    assert "prior epoch 1" in resumed
     # The first stage goes on, to other codes; all processes agree that the prior begins anew.
     further = [*options[: options.index("--max_epochs")], "--max_epochs", "2", "--learning_rate", "0.01"]
     anew = two_ranks(tmp_path, "monai_vqprior", "train", *further, "--resume")

@@ -129,12 +129,6 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
 PARSER = command_parser()
 
 
-@pytest.fixture(autouse=True)
-def _one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To build the parser takes most of the time of a refusal."""
-    monkeypatch.setattr("monai_vqprior.cli.parsing.command_parser", lambda: PARSER)
-
-
 def value_options() -> list[tuple[str, argparse.Action]]:
     """Every option of every command that takes a value, with the command's name."""
     commands = next(a for a in PARSER._actions if isinstance(a, argparse._SubParsersAction)).choices

@@ -44,8 +44,8 @@ def test_every_command_takes_the_network_of_monai(sketch: list[str], phantom: Pa
     network = ["--network_def", str(MONAI), "--output_dir", str(tmp_path)]
     on_data = [*network, "--dataset_dir", str(phantom)]
     assert main(["train", *on_data, *QUICK, *sketch]) == 0
-    assert main(["evaluate", *on_data, "--device", "cpu"]) == 0
-    assert main(["reconstruct", *on_data, "--device", "cpu"]) == 0
+    for command in ("evaluate", "reconstruct") if sketch else ():  # once: the network is the same
+        assert main([command, *on_data, "--device", "cpu"]) == 0
     assert main(["sample", *network, "--num_samples", "2", "--device", "cpu"]) == 0
     weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert weights["quantizer.quantizer.embedding.weight"].shape == (16, 5)

@@ -57,3 +57,32 @@ def test_an_output_folder_refuses_a_folder_where_a_file_goes(folder: bool, is_fo
     output.check(**{kinds[not folder]: ["result"]})
     with pytest.raises(InputError, match="result must be a"):
         output.check(**{kinds[folder]: ["result"]})
+
+
+class TestClaim:
+    @pytest.mark.parametrize("overwrite", [False, True])
+    @pytest.mark.parametrize("made", [False, True])
+    def test_a_new_or_empty_folder_is_claimed(self, tmp_path: Path, made: bool, overwrite: bool) -> None:
+        folder = tmp_path / "a" / "b"
+        if made:
+            folder.mkdir(parents=True)
+        assert OutputFolder(str(folder), overwrite).claim() == folder
+        assert folder.is_dir()
+
+    @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "folder/notes.txt"])
+    def test_a_folder_that_holds_something_is_refused_or_kept(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(InputError, match=r"is not empty: name another folder for the slices, or pass --overwrite"):
+            OutputFolder(tmp_path).claim("slices")
+        assert OutputFolder(tmp_path, overwrite=True).claim() == tmp_path
+        assert (tmp_path / name).read_text() == "mine"
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_file_is_refused(self, tmp_path: Path, overwrite: bool) -> None:
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(InputError, match="file is a file: name a folder for the slices"):
+            OutputFolder(tmp_path / "file", overwrite).claim("slices")
+        with pytest.raises(InputError, match=r"below cannot be written to \(.*\): name another folder for the slices"):
+            OutputFolder(tmp_path / "file" / "below", overwrite).claim("slices")
+        assert (tmp_path / "file").read_text() == "mine"

@@ -32,7 +32,7 @@ from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 from monai_vqprior.prepare_arguments import Preparation
 from monai_vqprior.report import code_baselines, summarize, write_samples
-from monai_vqprior.report.volumes import COLUMNS
+from monai_vqprior.report.reconstructed_volumes import COLUMNS
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS, is_expression
 

@@ -123,31 +123,43 @@ def _ctrl_c_interrupts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of an autoencoder."""
-    output = tmp_path_factory.mktemp("tokenizer")
-    with pytest.MonkeyPatch.context() as patch:
-        assert Training("vqvae", phantom, patch).run(output) == 0
-    return output / "models" / "model.pt"
+def autoencoder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a training of the autoencoder in one go, and its batches."""
+    return in_one_go("vqvae", phantom, tmp_path_factory.mktemp("autoencoder"))
 
 
 @pytest.fixture(scope="module", params=["vqvae", "prior"])
 def whole(
-    request: pytest.FixtureRequest, phantom: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    phantom: Path,
+    autoencoder: tuple[Path, list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, Path, list[str]]:
     """A stage, the folder of its training in one go, and the batches of that."""
-    output = tmp_path_factory.mktemp("whole")
+    if request.param == "vqvae":
+        return request.param, *autoencoder
+    return request.param, *in_one_go("prior", phantom, tmp_path_factory.mktemp("prior"), weights_of(autoencoder))
+
+
+def in_one_go(stage: str, phantom: Path, output: Path, weights: Path | None = None) -> tuple[Path, list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        training = Training(request.param, phantom, patch, tokenizer if request.param == "prior" else None)
+        training = Training(stage, phantom, patch, weights)
         assert training.run(output) == 0
-    return request.param, output, training.batches
+    return output, training.batches
+
+
+def weights_of(run: tuple[Path, list[str]]) -> Path:
+    return run[0] / "models" / "model.pt"
 
 
 @pytest.fixture
 def training(
-    whole: tuple[str, Path, list[str]], phantom: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[str, Path, list[str]],
+    phantom: Path,
+    autoencoder: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Training:
-    return Training(whole[0], phantom, monkeypatch, tokenizer if whole[0] == "prior" else None)
+    return Training(whole[0], phantom, monkeypatch, weights_of(autoencoder) if whole[0] == "prior" else None)
 
 
 def assert_same_run(stage: str, one: Path, other: Path) -> None:
@@ -206,31 +218,34 @@ def test_killed_in_mid_epoch(whole: tuple[str, Path, list[str]], training: Train
     assert_same_run(stage, uncut, tmp_path)
 
 
-@pytest.mark.parametrize("step", [1, STEPS - 1, STEPS, STEPS + 3, EPOCHS * STEPS])
-def test_interrupted_in_a_step(
-    step: int, whole: tuple[str, Path, list[str]], training: Training, tmp_path: Path
-) -> None:
-    """The step is made, and nothing of the work is lost: neither is the validation that would have followed."""
+def test_interrupted_in_steps(whole: tuple[str, Path, list[str]], training: Training, tmp_path: Path) -> None:
+    """Again and again: a step is made, and nothing of the work is lost; nor is the validation that would follow."""
     stage, uncut, batches = whole
-    assert training.run(tmp_path, in_step=(step, interrupt)) == 130
-    assert training.batches == batches[:step]
-    state = torch.load(tmp_path / "models" / f"{stage}_last.pt", weights_only=True)
-    assert state["trainer"]["iteration"] == step
+    done = 0
+    for step in (1, STEPS - 1, STEPS, STEPS + 3, EPOCHS * STEPS):
+        assert training.run(tmp_path, *["--resume"][: done > 0], in_step=(step - done, interrupt)) == 130
+        assert training.batches == batches[done:step]
+        state = torch.load(tmp_path / "models" / f"{stage}_last.pt", weights_only=True)
+        assert state["trainer"]["iteration"] == step
+        done = step
     assert training.run(tmp_path, "--resume") == 0
-    assert training.batches == batches[step:]
+    assert training.batches == []
     assert_same_run(stage, uncut, tmp_path)
 
 
-@pytest.mark.parametrize("number", [1, EPOCHS])
-def test_interrupted_in_a_validation(
-    number: int, whole: tuple[str, Path, list[str]], training: Training, tmp_path: Path, capsys: Any
+def test_interrupted_in_validations(
+    whole: tuple[str, Path, list[str]], training: Training, tmp_path: Path, capsys: Any
 ) -> None:
-    """It is run on resume, that of the last epoch too, and only then is the run over."""
+    """A validation is run on resume, that of the last epoch too, and only then is the run over."""
     stage, uncut, batches = whole
-    assert training.run(tmp_path, in_validation=(number, interrupt)) == 130
+    assert training.run(tmp_path, in_validation=(1, interrupt)) == 130
+    # The first validation again, the second, and the last.
+    assert training.run(tmp_path, "--resume", in_validation=(EPOCHS, interrupt)) == 130
+    assert training.batches == batches[STEPS:]
+    assert f"{stage} epoch 1: " in capsys.readouterr().out
     assert training.run(tmp_path, "--resume") == 0
-    assert training.batches == batches[number * STEPS :]
-    assert f"{stage} epoch {number}: " in capsys.readouterr().out
+    assert training.batches == []
+    assert f"{stage} epoch {EPOCHS}: " in capsys.readouterr().out
     assert_same_run(stage, uncut, tmp_path)
     assert training.run(tmp_path, "--resume") == 2
     assert "raise --max_epochs to go on" in capsys.readouterr().err

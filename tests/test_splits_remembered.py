@@ -145,11 +145,11 @@ def test_slices_that_have_changed_their_split(
     moved = sum(before[name] != now[name] for name in now)
     trained = sum(before[name] == "train" and now[name] != "train" for name in now)
     assert 0 < trained < moved
-    told = f"{moved} slices are in another split than {run / 'splits.csv'} says, {trained} of them were trained on"
+    told = f"{moved} slices in another split than {run / 'splits.csv'} says, {trained} of them trained on"
     assert caplog.messages[-1].startswith(told)
     # A command tells it too, by the bundle's own logging.
     words = ["-m", "monai_vqprior", "evaluate", "--dataset_dir", nameless, "--output_dir", run]
     words += ["--device", "cpu", "--overwrite", "--split_seed", "1"]
     done = run_python(words)
     assert done.returncode == 0, done.stderr
-    assert "are in another split than" in done.stderr
+    assert "in another split than" in done.stderr

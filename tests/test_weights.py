@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ import pytest
 from monai.bundle import ConfigParser
 from PIL import Image
 from skimage.metrics import structural_similarity
+from warm_python import run_python
 
 from monai_vqprior.bundles import bundle_root, load_configs
 from monai_vqprior.cli import main
@@ -91,9 +90,7 @@ def test_ten_samples_by_monais_command(tmp_path: Path) -> None:
     assert main(["bundle", "--output", str(tmp_path / "bundle")]) == 0
     files = "['configs/inference.json','configs/sample.json']"
     words = ["-m", "monai.bundle", "run", "--config_file", files, "--bundle_root", ".", "--output_dir", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path / "bundle", capture_output=True, text=True, check=False
-    )
+    done = run_python(words, tmp_path / "bundle")
     assert done.returncode == 0, done.stderr[-2000:]
     samples = np.stack([pixels(path) for path in sorted((tmp_path / "samples").glob("*.png"))])
     assert samples.shape == (10, SIZE, SIZE)

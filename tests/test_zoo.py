@@ -74,6 +74,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def small(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with random networks of fewer layers: an exporter spends its time on layers that are alike."""
+    small = tmp_path_factory.mktemp("zoo") / "small"
+    shutil.copytree(folder, small, ignore=shutil.ignore_patterns("*.pt", "*.ts"))
+    for name, fewer in {
+        "inference.json": {"num_encoder_blocks": 1, "num_decoder_blocks": 1},
+        "sample.json": {"prior_layers": 2, "prior_sketch_layers": 1},
+    }.items():
+        path = small / "bundle" / "configs" / name
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fewer}), encoding="utf-8")
+    for net_id, name in {"network_def": "model.pt", "prior_def": "prior.pt"}.items():
+        for models in (small / "bundle" / "models", small / "output" / "models"):
+            torch.save(defined(small, net_id).state_dict(), models / name)
+    return small
+
+
 @pytest.fixture
 def _logging_restored() -> Iterator[None]:
     """A bundle's logging.conf gives the root logger another handler."""
@@ -250,16 +267,18 @@ def test_properties(workflow_type: str, folder: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def exported(folder: Path) -> Path:
+def exported(small: Path) -> Path:
     """The folder, after the page's commands; words are read as MONAI's command reads them."""
     blocks = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).replace("\\\n", " ")
     commands = [shlex.split(line) for line in blocks.splitlines()]
     assert [command[3] for command in commands] == ["ckpt_export"] * 2 + ["onnx_export"] * 3
-    for command in commands:
-        net_id, *options = command[4:]
-        names, values = [word.removeprefix("--") for word in options[::2]], map(DefaultParseValue, options[1::2])
-        getattr(monai.bundle, command[3])(net_id, **dict(zip(names, values, strict=True)))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(small)
+        for command in commands:
+            net_id, *options = command[4:]
+            names, values = [word.removeprefix("--") for word in options[::2]], map(DefaultParseValue, options[1::2])
+            getattr(monai.bundle, command[3])(net_id, **dict(zip(names, values, strict=True)))
+    return small
 
 
 def run_onnx(path: Path, x: torch.Tensor) -> torch.Tensor:
@@ -305,16 +324,17 @@ def test_artifacts_need_neither_this_package_nor_monai(exported: Path) -> None:
     assert done.stdout.splitlines()[0] == str(dict(sorted(expected.items())))
 
 
-def test_exported_programs_of_the_page(folder: Path) -> None:
+def test_exported_programs_of_the_page(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small)
     code = EXAMPLES["torch.export"]
     names: dict[str, Any] = {}
     torch.manual_seed(0)
     exec(code, names)
     assert told_shapes(code) == {"rebuilt": tuple(names["rebuilt"].shape)}
     with torch.no_grad():
-        torch.testing.assert_close(names["program"](images()), with_weights(folder, "network_def")(images()))
+        torch.testing.assert_close(names["program"](images()), with_weights(small, "network_def")(images()))
         program = torch.export.load("output/prior.pt2").module()
-        torch.testing.assert_close(program(grids()), with_weights(folder, "prior_def")(grids()))
+        torch.testing.assert_close(program(grids()), with_weights(small, "prior_def")(grids()))
 
 
 def test_encoder_and_decoder_of_the_page(folder: Path) -> None:

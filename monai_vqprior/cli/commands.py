@@ -19,7 +19,7 @@ from monai_vqprior.cli.demo import demo
 from monai_vqprior.cli.running import given, run
 from monai_vqprior.cli.train import train
 from monai_vqprior.command_configs import STACKS
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.prepare_arguments import Preparation, kinds_of
 
 __all__ = ["COMMANDS"]
@@ -75,7 +75,7 @@ def _phantom(options: argparse.Namespace) -> None:
         labels=options.labels,
         overwrite=options.overwrite,
     )
-    print(f"{options.subjects} subjects of {options.num_slices} slices written to {folder}")
+    print(f"{counted(options.subjects, 'subject')} of {counted(options.num_slices, 'slice')} written to {folder}")
 
 
 def _bundle(options: argparse.Namespace) -> None:

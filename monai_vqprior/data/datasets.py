@@ -24,7 +24,7 @@ from monai.utils import ensure_tuple_rep
 from tqdm import tqdm
 
 from monai_vqprior.data.resumable_sampler import mixed_seed
-from monai_vqprior.errors import InputError, input_error_in
+from monai_vqprior.errors import InputError, counted, input_error_in
 
 __all__ = ["CodeGridDataset", "SliceDataset", "mean_image"]
 
@@ -104,7 +104,8 @@ class SliceDataset(_SeededDataset):
         self.data = [dict(self.data[i]) for i in kept]
         self.num_skipped = len(data) - len(kept)
         if self.num_skipped:
-            logger.warning("left out %d of %d slices that could not be used", self.num_skipped, len(data))
+            slices = counted(len(data), "slice")
+            logger.warning("left out %d of %s that could not be used", self.num_skipped, slices)
 
     @property
     def num_subjects(self) -> int:
@@ -162,9 +163,9 @@ class SliceDataset(_SeededDataset):
         brightest = int(images.max())
         if brightest < _DARK:
             logger.warning(
-                "no pixel of %d slices is brighter than %d of 255: if they have more than 8 bits, pass the value that "
+                "no pixel of %s is brighter than %d of 255: if they have more than 8 bits, pass the value that "
                 "is white in them as max_value",
-                len(images), brightest,
+                counted(len(images), "slice"), brightest,
             )  # fmt: skip
         return images, kept
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 
 __all__ = ["SPLITS", "natural_key", "slice_name", "split_folder", "split_subjects"]
 
@@ -73,7 +73,7 @@ def split_subjects(
     names = sorted(set(subjects), key=natural_key)
     if len(names) < len(wanted):
         advice = f"add subjects ({hint})." if hint else "add subjects."
-        raise InputError(f"{len(names)} subjects cannot fill the splits {', '.join(wanted)}: {advice}")
+        raise InputError(f"{counted(len(names), 'subject')} cannot fill the splits {', '.join(wanted)}: {advice}")
 
     # Each wanted split gets one subject first; the rest are dealt by largest remainder.
     targets = np.array([shares[split] * len(names) for split in wanted])

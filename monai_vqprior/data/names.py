@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from monai_vqprior.data.words import DERIVED_WORD, LEVEL, RUN_WORD, SCAN_WORD, SEPARATORS, SESSION_WORD
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 
 __all__ = ["Naming", "ScanName", "name_scans", "stem_of"]
 
@@ -105,9 +105,10 @@ class Naming:
         """
         if self.untold:
             raise InputError(
-                f"nothing tells for certain the subject of {len(self.untold)} of the {len(self.names)} files in "
-                f"{where}, such as {self.untold[0]}: pass --subject_pattern REGEX to find it in the path, or "
-                "--split_by file to deal such files one by one, whoever is on them."
+                f"nothing tells for certain the subject of {len(self.untold)} of the "
+                f"{counted(len(self.names), 'file')} in {where}, such as {self.untold[0]}: pass "
+                "--subject_pattern REGEX to find it in the path, or --split_by file to deal such files one by one, "
+                "whoever is on them."
             )
 
     @property
@@ -130,7 +131,7 @@ class Naming:
     def told(self, paths: Sequence[PurePath]) -> str:
         """The rule, the number of subjects and three of them in one line."""
         some = ", ".join(f"{subject} ({path})" for subject, path in self.examples(paths).items())
-        return f"{self.count} subjects by {self.rule}: {some}{', ...' if self.count > 3 else ''}"
+        return f"{counted(self.count, 'subject')} by {self.rule}: {some}{', ...' if self.count > 3 else ''}"
 
     @property
     def hint(self) -> str:
@@ -191,9 +192,9 @@ def _by_pattern(paths: Sequence[PurePath], pattern: str, where: object) -> list[
     unmatched = [path for path, subject in zip(paths, subjects, strict=True) if not subject]
     if unmatched:
         raise InputError(
-            f"--subject_pattern {pattern!r} finds the subject of {len(paths) - len(unmatched)} of the {len(paths)} "
-            f"files in {where}, and none in {unmatched[0].as_posix()}: it must match each path below "
-            "that folder; --subject_pattern None goes without one."
+            f"--subject_pattern {pattern!r} finds the subject of {len(paths) - len(unmatched)} of the "
+            f"{counted(len(paths), 'file')} in {where}, and none in {unmatched[0].as_posix()}: it must match "
+            "each path below that folder; --subject_pattern None goes without one."
         )
     return [subject for subject in subjects if subject]
 

@@ -34,7 +34,7 @@ from monai_vqprior.data.layout import SPLITS
 from monai_vqprior.data.names import Naming, name_scans
 from monai_vqprior.data.staging import TRANSFORMS, FinishedHead, Staging
 from monai_vqprior.data.volume_files import find_volumes
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.prepare_arguments import Preparation
 from monai_vqprior.volumes.heads import HeadCutter
 from monai_vqprior.volumes.layouts import find_participants
@@ -74,17 +74,18 @@ class PrepareSummary:
 
     def __str__(self) -> str:
         lines = [
-            f"{split}: {self.slices[split]} slices of {self.volumes[split]} volumes of {self.subjects[split]} subjects"
+            f"{split}: {counted(self.slices[split], 'slice')} of {counted(self.volumes[split], 'volume')} of "
+            f"{counted(self.subjects[split], 'subject')}"
             for split in SPLITS
         ]
         lines += [line for line in (self.naming, self.alignment) if line]
         if self.missing_from_table:
-            lines.append(f"{self.missing_from_table} volumes have no row in the subject table")
+            lines.append(f"{counted(self.missing_from_table, 'volume')} without a row in the subject table")
         if self.skipped:
-            lines.append(f"{len(self.skipped)} volumes left out:")
+            lines.append(f"{counted(len(self.skipped), 'volume')} left out:")
             lines += [f"  {reason}" for _, reason in self.skipped]
-        total = sum(self.volumes.values())
-        lines.append(f"{total} volumes in {self.seconds / 60:.1f} minutes")
+        total = counted(sum(self.volumes.values()), "volume")
+        lines.append(f"{total} in {self.seconds / 60:.1f} minutes")
         return "\n".join(lines)
 
 
@@ -252,7 +253,7 @@ def _refuse(faults: Mapping[str, str], cases: Sequence[Case], skip_bad: bool) ->
     """Raise InputError for volumes that cannot be used, unless they are left out and each split keeps some."""
     if not faults:
         return
-    first, few = next(iter(faults.values())), f"{len(faults)} of {len(cases)} volumes cannot be used"
+    first, few = next(iter(faults.values())), f"{len(faults)} of {counted(len(cases), 'volume')} cannot be used"
     if not skip_bad:
         whole = first if len(faults) == 1 else f"{few}, the first because: {first}"
         raise InputError(

@@ -26,7 +26,7 @@ from monai_vqprior.data.layout import SPLITS, natural_key, split_folder, split_s
 from monai_vqprior.data.names import Naming, name_scans
 from monai_vqprior.data.tables import read_table
 from monai_vqprior.data.tree import FileTree, find_files, is_run
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import open_picture, write_text
 from monai_vqprior.prepare_arguments import CUTTING_FILE, read_cutting
 from monai_vqprior.values import check_settings
@@ -211,9 +211,9 @@ class SliceFolder:
                 trained += before == "train" != split
         if moved:
             logger.warning(
-                "%d slices are in another split than %s says, %d of them were trained on and are not in the split "
-                "train now: give the data set and the options of the training, or train anew",
-                moved,
+                "%s in another split than %s says, %d of them trained on and no longer in the split train: give the "
+                "data set and the options of the training, or train anew",
+                counted(moved, "slice"),
                 path,
                 trained,
             )
@@ -285,7 +285,7 @@ class SliceFolder:
         if shared:
             some = ", ".join(sorted(shared, key=natural_key)[:3])
             logger.warning(
-                "%s: %d subjects are in the folders of several splits, such as %s", self.root, len(shared), some
+                "%s: %s in the folders of several splits, such as %s", self.root, counted(len(shared), "subject"), some
             )
         return found
 

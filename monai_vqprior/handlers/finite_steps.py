@@ -22,7 +22,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 
 __all__ = ["FiniteSteps"]
 
@@ -101,9 +101,9 @@ class FiniteSteps:
         """Tell of the steps that were skipped since the last report."""
         if self._skipped and idist.get_rank() == 0:
             logger.warning(
-                "epoch %d: %d steps were skipped, as loss or gradient was not finite, with %s",
+                "epoch %d: skipped %s, as loss or gradient was not finite, with %s",
                 engine.state.epoch,
-                self._skipped,
+                counted(self._skipped, "step"),
                 _listed(list(self._names)),
             )
         self._skipped = 0

@@ -22,7 +22,7 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from monai_vqprior.data import ResumableSampler
-from monai_vqprior.errors import AlreadyDoneError, InputError
+from monai_vqprior.errors import AlreadyDoneError, InputError, counted
 from monai_vqprior.handlers.interrupts import WholeSteps
 from monai_vqprior.runs import is_finite, read_checkpoint, state_to_resume, unwrap, write_checkpoint
 
@@ -150,7 +150,7 @@ class LastState:
                 return reason
         state = engine.state
         if state.max_epochs is not None and state.epoch >= state.max_epochs:
-            return f"the run in {self.path} has had {state.epoch} epochs: raise --max_epochs to go on"
+            return f"the run in {self.path} has had {counted(state.epoch, 'epoch')}: raise --max_epochs to go on"
         return None
 
     def _that_have(self, method: str) -> list[Any]:

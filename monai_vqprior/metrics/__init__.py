@@ -19,9 +19,9 @@ from monai_vqprior.metrics.codes import (
     position_histogram_bits,
     position_log_probabilities,
 )
-from monai_vqprior.metrics.neighbors import nearest_images
+from monai_vqprior.metrics.nearest_images import nearest_images
 from monai_vqprior.metrics.ssim import FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
-from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
+from monai_vqprior.transforms.unit_range import BRAIN_THRESHOLD
 
 __all__ = [
     "BRAIN_THRESHOLD",

@@ -25,7 +25,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.networks.codebook import EMACodebook
 from monai_vqprior.networks.predictability import unpredicted_share
 from monai_vqprior.networks.scripting import export, is_exported, is_scripting
-from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
+from monai_vqprior.transforms.unit_range import BRAIN_THRESHOLD
 
 __all__ = ["AutoencoderVQ", "PreactivationBlock"]
 

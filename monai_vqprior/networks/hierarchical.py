@@ -34,7 +34,7 @@ class HierarchicalPrior(nn.Module):
     The sketch has few positions, so that its prior can have attention; the prior of the codes takes the sketch as its
     spatial context. Conditions go to both.
 
-    In training mode a call returns (logits, bits of the sketch), as a VQ-VAE returns (reconstruction, loss); in
+    In training mode a call returns (logits, bits of the sketch), as the autoencoder returns (reconstruction, loss); in
     evaluation mode one tensor of logits, of K + 1 codes. The last one stands for all grids with another sketch: a code
     has its probability given the sketch and the codes before it, times its share of the probability of the sketch's
     code, p(sketch code) ** (1 / codes in the block). So whatever turns logits into bits or likelihoods takes the sketch

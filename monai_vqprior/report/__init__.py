@@ -14,8 +14,8 @@ from __future__ import annotations
 from monai_vqprior.report.metrics import code_baselines, summarize, write_metrics
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
+from monai_vqprior.report.reconstructed_volumes import find_cutting, reconstruct_volumes
 from monai_vqprior.report.samples import write_samples
-from monai_vqprior.report.volumes import find_cutting, reconstruct_volumes
 
 __all__ = [
     "code_baselines",

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from monai_vqprior.data import SliceDataset
+from monai_vqprior.errors import counted
 from monai_vqprior.files import tell, write_text
 from monai_vqprior.metrics import BRAIN_THRESHOLD, histogram_bits, ms_ssim_weights, position_histogram_bits
 from monai_vqprior.report.columns import BASELINE_IMAGES, COLUMNS, columns_of, figures_of, worse_than
@@ -110,7 +111,7 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
     width = max(len(label) for label, _ in rows)
     heads = ["reconstructions", *BASELINE_IMAGES.values()]
     lines = [
-        f"{summary['split']}: {summary['slices']} slices of {summary['subjects']} subjects",
+        f"{summary['split']}: {counted(summary['slices'], 'slice')} of {counted(summary['subjects'], 'subject')}",
         _line("", heads, width),
         *(_line(label, figures, width) for label, figures in rows),
         *(f"  {column.label}: no better than {other}. Train longer." for column, other in worse_than(summary)),

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from monai_vqprior.data import SliceDataset
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import tell, write_png, write_text
 from monai_vqprior.handlers import comparison, contact_sheet
 from monai_vqprior.losses import ssim_map
@@ -186,10 +186,14 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
         figures = "only one sample" if told is None else "".join(f"{value:>14.4f}" for value in told.values())
         return f"  {name:<40}{figures}\n"
 
+    def of_split(key: str, name: str) -> str:
+        slices, subjects = summary[f"{key}_slices"], summary[f"{key}_subjects"]
+        return f"{counted(slices, f'{name} slice')} of {counted(subjects, 'subject')}"
+
     ratio = "no value" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
     tell(
-        f"{summary['samples']} samples, {summary['train_slices']} training slices of {summary['train_subjects']} "
-        f"subjects, {summary['validation_slices']} validation slices of {summary['validation_subjects']} subjects\n"
+        f"{counted(summary['samples'], 'sample')}, {of_split('train', 'training')}, "
+        f"{of_split('validation', 'validation')}\n"
         f"  {'RMS difference, of intensities in 0..1':<40}{'median':>14}{'5 % quantile':>14}{'minimum':>14}\n"
         f"{''.join(line(key, name) for key, name in DISTANCES)}"
         f"  mean SSIM of a sample and its nearest training slice: {summary['mean_ssim']:.4f}\n"

@@ -19,7 +19,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from monai_vqprior.errors import InputError, reason_of
+from monai_vqprior.errors import InputError, counted, reason_of
 from monai_vqprior.files import check_writable, open_picture, read_json, tell, write_text
 from monai_vqprior.report.columns import BASELINE_IMAGES, figure, figures_of, text_of
 from monai_vqprior.report.neighbors import DISTANCES
@@ -102,8 +102,8 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics, beside those of the constant images."""
     return {
         "split": text_of(metrics, "split"),
-        "slices": figure(metrics, "slices", ".0f"),
-        "subjects": figure(metrics, "subjects", ".0f"),
+        "slices": counted(figure(metrics, "slices", ".0f"), "slice"),
+        "subjects": counted(figure(metrics, "subjects", ".0f"), "subject"),
         "heads": ["", "reconstructions", *BASELINE_IMAGES.values()],
         "rows": list(figures_of(metrics)),
         "definition": text_of(metrics, "ssim_definition"),
@@ -115,7 +115,7 @@ def _neighbors(content: Mapping[str, Any]) -> dict[str, Any]:
     summary = content["summary"]
     statistics = ("median", "quantile_5_percent", "minimum")
     return {
-        "samples": figure(summary, "samples", ".0f"),
+        "samples": counted(figure(summary, "samples", ".0f"), "sample"),
         "distance": text_of(summary, "distance"),
         "heads": ["", "median", "5 % quantile", "minimum"],
         "rows": [

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import atomic_path, read_json, tell, write_png, write_text
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, num_draws
@@ -125,7 +125,7 @@ def write_samples(
         processes.wait()
         if processes.rank == 0:
             sheet = _write_sheet(output, min(num_samples, _MOST_PICTURES))
-            tell(f"{num_samples} samples written to {output / 'samples'}, the first of them on {sheet}")
+            tell(f"{counted(num_samples, 'sample')} written to {output / 'samples'}, the first of them on {sheet}")
 
 
 def _decode(autoencoder: Any, grids: torch.Tensor, tile_size: int) -> torch.Tensor:
@@ -183,7 +183,7 @@ def _check_same(record: Path, settings: Mapping[str, Any]) -> None:
             raise InputError(f"{record.parent / 'samples'} was drawn with {change}: pass the same, or --overwrite.")
     if before["num_samples"] > settings["num_samples"]:
         raise InputError(
-            f"{record.parent / 'samples'} is a run of {before['num_samples']} samples: pass --num_samples "
+            f"{record.parent / 'samples'} is a run of {counted(before['num_samples'], 'sample')}: pass --num_samples "
             f"{before['num_samples']} or more, or --overwrite."
         )
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.losses import SSIM_WINDOW
 from monai_vqprior.runs.processes import Processes
 from monai_vqprior.values import SIZE, check_settings
@@ -138,7 +138,8 @@ def check_shares(processes: Processes, **numbers: int) -> None:
     for split, number in numbers.items():
         if number < processes.size:
             raise InputError(
-                f"{processes.size} processes cannot share the {number} slices of the split {split!r}: start fewer."
+                f"{processes.size} processes cannot share the {counted(number, 'slice')} of the split {split!r}: "
+                "start fewer."
             )
 
 

@@ -22,7 +22,7 @@ import ignite.distributed as idist
 import torch
 import torch.nn as nn
 
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import atomic_path, path_before
 from monai_vqprior.runs.damaged_files import container_fault, content_fault, spare_of
 
@@ -194,7 +194,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         no_sketch = any(key.startswith("sketch_prior.") for key in missing)
         setting = "--prior_sketch_block 0 for a prior without sketch" if no_sketch else "--spatial_size"
         raise InputError(
-            f"{path} is of another architecture ({len(missing)} tensors missing, {len(surplus)} unknown, "
+            f"{path} is of another architecture ({counted(len(missing), 'tensor')} missing, {len(surplus)} unknown, "
             f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with, such as its "
             f"{setting}."
         )

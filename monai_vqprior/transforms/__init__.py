@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from monai_vqprior.transforms.intensity import BytesToUnit, BytesToUnitd, UnitToBytes
 from monai_vqprior.transforms.io import LoadSlice, LoadSliced
 from monai_vqprior.transforms.scale import EIGHT_BITS, find_max_value
+from monai_vqprior.transforms.unit_range import BytesToUnit, BytesToUnitd, UnitToBytes
 
 __all__ = ["EIGHT_BITS", "BytesToUnit", "BytesToUnitd", "LoadSlice", "LoadSliced", "UnitToBytes", "find_max_value"]

@@ -168,5 +168,5 @@ def test_skip_bad_counts_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sub-01\.nii has 32767 x 32767 x 32767 voxels"):
         prepare_volumes(volumes, tmp_path / "out", num_slices=2, size=16, space="scanner")
     summary = prepare_volumes(volumes, tmp_path / "out2", num_slices=2, size=16, space="scanner", skip_bad=True)
-    assert "1 volumes left out:\n" in str(summary)
+    assert "1 volume left out:\n" in str(summary)
     assert "sub-01.nii has 32767" in str(summary)

@@ -162,6 +162,6 @@ class TestSplitSubjects:
 
     @pytest.mark.parametrize("subjects", [[], ["a"], ["a", "b"], ["a", "b", "b", "a"]])
     def test_refuses_too_few_subjects(self, subjects: list[str]) -> None:
-        message = f"{len(set(subjects))} subjects cannot fill the splits train, validate, test"
+        message = f"{len(set(subjects))} subjects? cannot fill the splits train, validate, test"
         with pytest.raises(InputError, match=message):
             split_subjects(subjects)

@@ -117,7 +117,7 @@ class TestPrepareVolumes:
         ]
         assert {row["split"] for row in rows.values()} == {"train", "validate", "test"}
         assert summary.missing_from_table == 4
-        assert "4 volumes have no row in the subject table" in str(summary)
+        assert "4 volumes without a row in the subject table" in str(summary)
 
     def test_joins_the_row_of_the_session_before_that_of_the_subject(self, bids: Path, tmp_path: Path) -> None:
         (tmp_path / "t.csv").write_text("subject,age\nsub-10,40\nsub-10_ses-02,41\n")

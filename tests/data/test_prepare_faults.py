@@ -179,7 +179,7 @@ def test_skip_bad_leaves_it_out_and_counts_it(bids: Path, bad: Path, tmp_path: P
     ((file, reason),) = summary.skipped
     assert file == "sub-03/anat/sub-03_T1w.nii.gz"
     assert "cannot be read" in reason
-    assert "1 volumes left out:" in str(summary)
+    assert "1 volume left out:" in str(summary)
     assert reason in str(summary)
 
 
@@ -219,7 +219,7 @@ def test_checks_arguments_before_it_writes(bids: Path, tmp_path: Path, arguments
 
 def test_too_few_subjects(tmp_path: Path, save: Save) -> None:
     save(tmp_path / "in" / "a.nii")
-    with pytest.raises(InputError, match="1 subjects cannot fill the splits"):
+    with pytest.raises(InputError, match="1 subject cannot fill the splits"):
         prepare_volumes(tmp_path / "in", tmp_path / "out", **SMALL)
 
 

@@ -179,7 +179,7 @@ class TestPlainFolder:
             SliceFolder(put(tmp_path, "notes.txt")).datalist("train")
 
     def test_too_few_subjects(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="1 subjects cannot fill the splits train, validate, test"):
+        with pytest.raises(InputError, match="1 subject cannot fill the splits train, validate, test"):
             SliceFolder(put(tmp_path, "case_1_slice_0.png", "case_1_slice_1.png")).datalist("train")
 
 

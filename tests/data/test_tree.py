@@ -228,7 +228,7 @@ class TestSplitsOneLevelDown:
     def test_a_person_in_two_of_the_folders_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         names = (f"keras_png_slices_{split}/OAS1_0001_MR{n}_slice_0.png" for n, split in enumerate(("train", "test")))
         SliceFolder(put(tmp_path, *names)).datalist("train")
-        assert "1 subjects are in the folders of several splits, such as OAS1_0001" in told(caplog)
+        assert "1 subject in the folders of several splits, such as OAS1_0001" in told(caplog)
 
 
 def test_the_slice_number_is_the_place_in_its_scan(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class TestFiniteSteps:
             trainer_of({2, 5}, NAN, FiniteSteps()).run()
         lines = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
         assert len(lines) == 1
-        assert "epoch 1: 2 steps were skipped" in lines[0]
+        assert "epoch 1: skipped 2 steps, as" in lines[0]
         assert "a1.png, b1.png, a4.png, b4.png" in lines[0]
 
     def test_good_training_is_silent_and_the_same(self, caplog: pytest.LogCaptureFixture) -> None:

@@ -92,6 +92,7 @@ def test_one_bad_image_does_not_spoil_the_network() -> None:
     assert len(network.eval().index_quantize(images).unique()) > 4
 
 
+@pytest.mark.no_cover
 # Dynamo does so itself when it traces an autograd function.
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning")
 def test_compiled_codebook_leaves_bad_vectors_out_too() -> None:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
-from monai.networks.utils import convert_to_onnx, convert_to_torchscript
+from monai.networks.utils import convert_to_torchscript
 
 from monai_vqprior.networks import CodeContext, GatedPixelCNN
 
@@ -35,7 +34,6 @@ CONTEXTS: dict[str, dict[str, Any]] = {
 each_context = pytest.mark.parametrize("options", CONTEXTS.values(), ids=CONTEXTS.keys())
 
 # torch.export copies its own tree of arguments
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 
 
 def prior(options: dict[str, Any], **more: Any) -> GatedPixelCNN:
@@ -181,44 +179,6 @@ def test_as_torchscript(options: dict[str, Any], tmp_path: Path) -> None:
         codes, told = grids(network, batch), context(network, batch)
         torch.testing.assert_close(loaded(codes, context=told), network(codes, context=told))
         torch.testing.assert_close(loaded(codes), network(codes))
-
-
-class OfCodesAndContext(torch.nn.Module):
-    """A prior as a function of codes and context alone: an exported program has a place for each argument."""
-
-    def __init__(self, network: GatedPixelCNN) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, codes: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        return self.network(codes, context=told)
-
-
-@pytest.mark.parametrize("name", ["2-D, both", "3-D, sketch"])
-def test_as_exported_program(name: str) -> None:
-    network = prior(CONTEXTS[name])
-    example = (grids(network, 2), context(network, 2))
-    batch = {0: torch.export.Dim("batch")}
-    program = torch.export.export(OfCodesAndContext(network), example, dynamic_shapes=(batch, batch)).module()
-    for number in (1, 3):
-        codes, told = grids(network, number), context(network, number)
-        torch.testing.assert_close(program(codes, told), network(codes, context=told))
-
-
-@pytest.mark.filterwarnings("ignore:# The axis name. batch will not be used:UserWarning")  # one name for all inputs
-def test_as_onnx(tmp_path: Path) -> None:
-    network = prior(CONTEXTS["2-D, both"])
-    example = (grids(network, 2), context(network, 2))
-    names = ({0: "batch"}, {0: "batch"})
-    model = convert_to_onnx(
-        OfCodesAndContext(network), example, filename=tmp_path / "p.onnx", dynamo=True, dynamic_shapes=names
-    )
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    codes, told = grids(network, 3), context(network, 3)
-    inputs = dict(zip([node.name for node in session.get_inputs()], (codes.numpy(), told.numpy()), strict=True))
-    torch.testing.assert_close(
-        torch.from_numpy(session.run(None, inputs)[0]), network(codes, context=told), rtol=0, atol=1e-4
-    )
 
 
 # errors

@@ -25,6 +25,7 @@ from monai.networks.utils import convert_to_onnx, convert_to_torchscript
 
 from monai_vqprior.networks import (
     AutoencoderVQ,
+    CodeContext,
     CosineCodebook,
     EMACodebook,
     FSQCodebook,
@@ -51,6 +52,7 @@ ALL_OF_A_PRIOR: dict[str, Any] = {
     "position_logits": True,
     "dropout": 0.5,
     "condition_dropout": 0.5,
+    "context": {"num_embeddings": [5, 6], "strides": [2, 1]},
 }
 PRIORS: dict[str, dict[str, Any]] = {
     "2-D": {"spatial_dims": 2, "spatial_size": (3, 4)},
@@ -92,8 +94,12 @@ def autoencoder(spatial_dims: int, codebook: str, background: float | None = Non
 def prior(options: dict[str, Any]) -> GatedPixelCNN:
     """A small network in evaluation mode of which no part is without effect."""
     torch.manual_seed(0)
-    small: dict[str, Any] = {"num_embeddings": 5, "channels": 4, "num_layers": 2, "kernel_size": 3}
-    network = GatedPixelCNN(**(small | options)).eval()
+    small: dict[str, Any] = {"num_embeddings": 5, "channels": 4, "num_layers": 2, "kernel_size": 3, **options}
+    context = small.pop("context", None)
+    if context is not None:
+        shape = {name: small[name] for name in ("spatial_dims", "spatial_size", "channels")}
+        small["context_network"] = CodeContext(num_blocks=1, **shape, **context)
+    network = GatedPixelCNN(**small).eval()
     away_from_zero(network)
     return network
 
@@ -111,7 +117,7 @@ def images(spatial_dims: int, batch: int) -> torch.Tensor:
 
 
 def arguments(network: GatedPixelCNN, batch: int) -> tuple[torch.Tensor, ...]:
-    """Codes, and for a network with both kinds of conditions labels and values, some of them missing."""
+    """Codes, and for a network with all conditions labels, values and a context, some of each missing."""
     rng = np.random.default_rng(batch)
     codes = torch.from_numpy(rng.integers(0, 5, (batch, *network.spatial_size)))
     if not (network.num_classes and network.num_values):
@@ -119,7 +125,8 @@ def arguments(network: GatedPixelCNN, batch: int) -> tuple[torch.Tensor, ...]:
     labels = torch.from_numpy(rng.integers(-1, 2, (batch, len(network.num_classes))))
     values = torch.from_numpy(rng.standard_normal((batch, network.num_values), np.float32))
     values[0, 0] = NAN
-    return codes, labels, values
+    context = torch.from_numpy(rng.integers(-1, 5, (batch, 2, *network.spatial_size)))
+    return codes, labels, values, context
 
 
 def run_onnx(model: Any, *inputs: torch.Tensor) -> torch.Tensor:
@@ -133,9 +140,12 @@ def run_onnx(model: Any, *inputs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("codebook", "background"), [("EMA", None), ("EMA", 0.3), ("EMA, rotation", None), ("cosine", None), ("FSQ", 0.3)]
-)
-@pytest.mark.parametrize("spatial_dims", [2, 3])
+    ("spatial_dims", "codebook", "background"),
+    [
+        (2, "EMA", None), (3, "EMA", 0.3), (2, "EMA, rotation", None), (3, "cosine", None), (2, "FSQ", 0.3),
+        (3, "FSQ", None),
+    ],
+)  # fmt: skip
 def test_autoencoder_as_torchscript(spatial_dims: int, codebook: str, background: float | None, tmp_path: Path) -> None:
     network = autoencoder(spatial_dims, codebook, background)
     convert_to_torchscript(network, str(tmp_path / "model.ts"))
@@ -179,10 +189,11 @@ def test_prior_as_torchscript(options: dict[str, Any], tmp_path: Path) -> None:
         codes, *conditions = arguments(network, batch)
         torch.testing.assert_close(loaded(codes), network(codes))
         if conditions:
-            labels, values = conditions
-            torch.testing.assert_close(loaded(codes, labels, values), network(codes, labels, values))
+            _, values, context = conditions
+            torch.testing.assert_close(loaded(codes, *conditions), network(codes, *conditions))
             torch.testing.assert_close(loaded(codes, values=values), network(codes, values=values))
-            assert not torch.allclose(loaded(codes, labels, values), loaded(codes))
+            torch.testing.assert_close(loaded(codes, context=context), network(codes, context=context))
+            assert not torch.allclose(loaded(codes, *conditions), loaded(codes))
     assert loaded.state_dict().keys() >= network.state_dict().keys()
 
 
@@ -238,7 +249,7 @@ def test_autoencoder_as_onnx(spatial_dims: int, codebook: str, tmp_path: Path) -
         torch.testing.assert_close(run_onnx(model, given), network(given), rtol=0, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:# The axis name. batch will not be used:UserWarning")  # one name for three inputs
+@pytest.mark.filterwarnings("ignore:# The axis name. batch will not be used:UserWarning")  # one name for all inputs
 def test_prior_as_onnx(tmp_path: Path) -> None:
     network = prior(PRIORS["3-D, all"])
     example = arguments(network, 2)

@@ -202,7 +202,7 @@ class TestLoadWeights:
                 network(width=4),
                 r"0 tensors missing, 0 unknown, 6 of another shape; 0\.weight is \(4, 2\), not \(3, 2\)",
             ),
-            (network(bias=False), r"1 tensors missing, 0 unknown, 0 of another shape; 0\.bias is missing"),
+            (network(bias=False), r"1 tensor missing, 0 unknown, 0 of another shape; 0\.bias is missing"),
             (
                 nn.Sequential(network()[0], network()[1], nn.Linear(3, 1)),
                 r"0 tensors missing, 2 unknown, 0 of another shape; 2\.weight is not known",

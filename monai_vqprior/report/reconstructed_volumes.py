@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from monai_vqprior.data import find_volumes
 from monai_vqprior.data.tables import read_table
-from monai_vqprior.errors import InputError
+from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import atomic_path, check_writable, write_text
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import ssim_map
@@ -49,7 +49,7 @@ def find_cutting(
     output_dir: str | os.PathLike[str], checkpoint: str | os.PathLike[str], dataset_dir: str | os.PathLike[str] | None
 ) -> Cutting:
     """
-    How the volumes were cut that a VQ-VAE was trained on.
+    How the volumes were cut that an autoencoder was trained on.
 
     Args:
         output_dir: a run, whose ``splits.json`` says so.
@@ -92,7 +92,7 @@ def reconstruct_volumes(
     progress: bool = True,
 ) -> None:
     """
-    Take volumes through a tokenizer, slice by slice, and bring the slices back.
+    Take volumes through an autoencoder, slice by slice, and bring the slices back.
 
     Each volume is brought to the space of the training, cut from end to end and reconstructed. Written are
     ``volumes/…`` with the names, shapes, affines and units of the volumes, as NIfTI of float32, and ``volumes.csv``.
@@ -100,7 +100,7 @@ def reconstruct_volumes(
     Args:
         volumes_dir: folder of the volumes, see :func:`monai_vqprior.data.find_volumes`.
         output_dir: folder to write to.
-        network: the VQ-VAE, on ``device``.
+        network: the autoencoder, on ``device``.
         inferer: passes slices through it.
         cutting: how volumes are cut, see :func:`find_cutting`.
         spatial_size: size of the slices that the network was trained on.
@@ -116,8 +116,8 @@ def reconstruct_volumes(
     """
     if set(ensure_tuple_rep(spatial_size, 2)) != {cutting.size}:
         raise InputError(
-            f"the VQ-VAE is of slices of {spatial_size} pixels, and the volumes were cut to slices of {cutting.size}: "
-            "name the slices of its training by --dataset_dir."
+            f"the autoencoder is of slices of {spatial_size} pixels, and the volumes were cut to slices of "
+            f"{cutting.size}: name the slices of its training by --dataset_dir."
         )
     output = Path(output_dir)
     rows = _rows_of_before(output, resume, overwrite)
@@ -142,8 +142,8 @@ def reconstruct_volumes(
         _write_table(output / _TABLE, rows)
     if faults and not skip_bad:
         raise InputError(
-            f"{len(faults)} of {len(paths)} volumes cannot be used, the first because: {faults[0]} (--resume goes on "
-            "when they are mended; --skip_bad leaves them out.)"
+            f"{len(faults)} of {counted(len(paths), 'volume')} cannot be used, the first because: {faults[0]} "
+            "(--resume goes on when they are mended; --skip_bad leaves them out.)"
         )
 
 
@@ -171,7 +171,7 @@ def _target_name(file: str) -> str:
 def _reconstruct(
     head: CutHead, network: Any, inferer: TokenizerInferer, batch_size: int, device: torch.device | str
 ) -> tuple[np.ndarray, float, float]:
-    """Slices (N, H, W) through the tokenizer, 0 to 255, with their mean SSIM and their PSNR in dB."""
+    """Slices (N, H, W) through the autoencoder, 0 to 255, with their mean SSIM and their PSNR in dB."""
     to_unit = BytesToUnit()
     results, similarities, errors = [], [], []
     for batch in torch.from_numpy(head.slices)[:, None].split(batch_size):

@@ -8,7 +8,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Volumes through a tokenizer and back to their own geometry."""
+"""Volumes through an autoencoder and back to their own geometry."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def volumes(tmp_path: Path) -> Path:
 
 
 class Exact(torch.nn.Module):
-    """A tokenizer that loses nothing: the codes are the image."""
+    """An autoencoder that loses nothing: the codes are the image."""
 
     batches: list[int]
 
@@ -73,7 +73,7 @@ class Exact(torch.nn.Module):
 
 
 class Black(Exact):
-    """A tokenizer that loses everything."""
+    """An autoencoder that loses everything."""
 
     def decode_samples(self, codes: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(codes)
