@@ -123,8 +123,8 @@ def main() -> None:
         images, truth = read_split(slices, table, name, "validate", settings["spatial_size"])
         asked, drawn = [], []
         for value in np.quantile(values, QUANTILES):
-            rows = known.parse(f"{name}={value}")
-            grids = inferer.sample(prior, range(options.num_samples), **rows)
+            asked_for = known.parse(f"{name}={value}")
+            grids = inferer.sample(prior, range(options.num_samples), **asked_for)
             with torch.no_grad():
                 drawn.append(torch.cat([network.decode_samples(part) for part in grids.split(16)]).clamp(0, 1).cpu())
             asked += [value] * options.num_samples
