@@ -204,6 +204,8 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         "autoencoder_weights": fingerprint(weights),
         **SMALL_PRIOR,
         "conditions": [],
+        "neighbor_context": False,
+        **dict.fromkeys(("head_slices", "head_axis", "head_affine")),
         **of_data,
     }
     rule = json.loads((trained / "splits.json").read_text())
