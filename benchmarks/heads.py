@@ -29,6 +29,7 @@ from benchmarks.training import bundle_parser
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.command_configs import STACKS, resolve
 from monai_vqprior.data import SliceFolder, scan_numbers, stack_height
+from monai_vqprior.data.layout import slice_name
 from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.report.heads import slice_conditions
@@ -137,7 +138,7 @@ def save(folder: Path, heads: np.ndarray) -> None:
     """Write all slices as PNG, for other tools."""
     for i, head in enumerate(heads):
         for j, image in enumerate(head):
-            write_png(folder / f"head_{i:03d}_slice_{j}.png", np.rint(image * 255).astype(np.uint8))
+            write_png(folder / slice_name(f"{i:03d}", j), np.rint(image * 255).astype(np.uint8))
 
 
 def main() -> None:

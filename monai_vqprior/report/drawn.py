@@ -92,7 +92,8 @@ class DrawnFiles:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give another --output_dir.") from error
         for leftover in self.folder.glob(".partial-*"):  # of a process that was killed while it wrote
             leftover.unlink()
-        ours = list(self.folder.glob(f"{self.kind}_*"))
+        # Other commands write to a folder of this name too.
+        ours = list(self.folder.glob(f"{self.kind}_{'[0-9]' * 5}*"))
         exists = any(self.folder.iterdir()) or self.sheet.exists()
         if exists and overwrite:
             for path in (*ours, self.sheet, *(self.output / name for name in self.results)):
