@@ -42,6 +42,7 @@ STACKS = {
     "evaluate": ["train.json", "train_prior.json", "evaluate.json"],
     "inference": ["inference.json"],
     "sample": ["inference.json", "sample.json"],
+    "sample_volumes": ["inference.json", "sample.json", "sample_volumes.json"],
     "neighbors": ["neighbors.json"],
 }
 SMALL = {**AUTOENCODER, **ON_CPU}
@@ -98,7 +99,7 @@ def test_network_definitions_agree() -> None:
             definition = dict(definition)
             assert definition.pop(key) == value
         assert definition == sample[part]
-    for key in (*SMALL_PRIOR, "conditions"):
+    for key in (*SMALL_PRIOR, "conditions", "neighbor_context"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
 
@@ -203,6 +204,8 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         "autoencoder_weights": fingerprint(weights),
         **SMALL_PRIOR,
         "conditions": [],
+        "neighbor_context": False,
+        **dict.fromkeys(("head_slices", "head_axis", "head_affine")),
         **of_data,
     }
     rule = json.loads((trained / "splits.json").read_text())

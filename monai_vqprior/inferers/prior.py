@@ -24,6 +24,7 @@ from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
 from monai_vqprior.losses import code_bits
 from monai_vqprior.sampling.conditioning import Conditioning, Rows
 from monai_vqprior.sampling.draws import draw_codes, keep_top_k, keep_top_p
+from monai_vqprior.sampling.stacks import NEIGHBOR, StackSampler
 from monai_vqprior.sampling.tiles import Tile, TileSampler, num_draws, tiles_of
 from monai_vqprior.sampling.workers import map_in_workers
 
@@ -103,10 +104,11 @@ class VQPriorInferer(Inferer):
         network: Any,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits (B, K, *grid) of code grids (B, *grid), given the conditions of the network."""
-        # Only the conditions that there are: networks without conditions take no such arguments.
-        conditions = {"labels": labels, "values": values}
+        """Logits (B, K, *grid) of code grids (B, *grid), given the conditions and the context of the network."""
+        # Only those that there are: networks without conditions take no such arguments.
+        conditions = {"labels": labels, "values": values, "context": context}
         return network(inputs, **{name: rows for name, rows in conditions.items() if rows is not None})
 
     @torch.no_grad()
@@ -116,9 +118,10 @@ class VQPriorInferer(Inferer):
         network: Any,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Information content of each code, -log2 p, (B, *grid) float32: the negative log-likelihood in one pass."""
-        return code_bits(self(inputs, network, labels, values), inputs)
+        return code_bits(self(inputs, network, labels, values, context), inputs)
 
     @torch.no_grad()
     def log_likelihood(
@@ -129,6 +132,7 @@ class VQPriorInferer(Inferer):
         values: torch.Tensor | None = None,
         orderings: Sequence[Ordering | Sequence[int]] = ((),),
         reduction: str = "none",
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Natural log-likelihood of code grids, one pass of the network for each ordering.
@@ -151,6 +155,8 @@ class VQPriorInferer(Inferer):
             orderings: each as in :func:`~monai_vqprior.inferers.reading_order`, such as ``[(), (1,)]`` for the grid as
                 it is and flipped left to right; by default the grid as it is.
             reduction: "none" for each code, "sum" for each grid.
+            context: grids that are known before, (B, number of them, *grid), -1 where a code is missing, as the network
+                takes them; they are re-ordered with the grid.
 
         Returns:
             (B, *grid) float64, or (B,) when summed, in nats; finite for finite logits.
@@ -167,7 +173,8 @@ class VQPriorInferer(Inferer):
         for ordering in orderings:
             order = reading_order(ordering, inputs.shape[1:]).to(inputs.device)
             read = codes[:, order].view_as(inputs)
-            total[:, order] += code_log_likelihood(self(read, network, labels, values), read).flatten(1)
+            known = None if context is None else context.flatten(2)[..., order].view_as(context)
+            total[:, order] += code_log_likelihood(self(read, network, labels, values, known), read).flatten(1)
         total /= len(orderings)
         return total.sum(1) if reduction == "sum" else total.view(inputs.shape)
 
@@ -183,6 +190,7 @@ class VQPriorInferer(Inferer):
         on_position: Callable[[], object] | None = None,
         given: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Draw grids from the prior, code by code in raster order, or complete grids that are partly given.
@@ -203,13 +211,15 @@ class VQPriorInferer(Inferer):
                 the codes before it alone.
             indices: numbers of the samples to draw.
             seed: seed of the run.
-            labels: see :class:`~monai_vqprior.sampling.Conditioning`, as ``values``, ``given`` and ``mask``.
+            labels: see :class:`~monai_vqprior.sampling.Conditioning`, as ``values``, ``given``, ``mask`` and
+                ``context``.
             values: continuous conditions.
             spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position of each tile, for a progress bar; of a tile that a worker drew, for
                 all of its positions once it is there.
             given: codes to keep.
             mask: where they are kept.
+            context: grids that are known before.
 
         Returns:
             (number of indices, *grid) int64.
@@ -220,7 +230,7 @@ class VQPriorInferer(Inferer):
                 on another device than a CPU.
         """
         wanted = list(indices)
-        conditioning = Conditioning(labels, values, given, mask)
+        conditioning = Conditioning(labels, values, given, mask, context)
         tiles = self.sample_tiles(
             network, wanted, seed, conditioning=conditioning, spatial_size=spatial_size, on_position=on_position
         )
@@ -250,7 +260,7 @@ class VQPriorInferer(Inferer):
             network: the prior.
             indices: numbers of the samples to draw.
             seed: seed of the run.
-            conditioning: labels, values, given codes and their mask.
+            conditioning: labels, values, given codes and their mask, and context.
             spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position.
             **parts: the parts of a ``conditioning``, as :meth:`sample` takes them, in its place.
@@ -264,29 +274,84 @@ class VQPriorInferer(Inferer):
         elif parts:
             raise InputError(f"conditioning must have all of its parts itself, got {', '.join(parts)} beside it.")
         wanted = list(indices)
+        sampler = self._sampler(network, wanted, seed, conditioning, spatial_size)
+        tiles = tiles_of(wanted, self.tile_size, sampler.rows_differ)
+        draws = num_draws(network, sampler.size)
+        return self._drawn(sampler, tiles, draws, on_position or (lambda: None))
+
+    def sample_stacks(
+        self,
+        network: Any,
+        indices: Iterable[int],
+        conditionings: Sequence[Conditioning],
+        seed: int = 0,
+        on_position: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """
+        Draw stacks of slices tile by tile: each slice given the one below it.
+
+        Args:
+            network: a prior with ``neighbor`` among its ``context_names``.
+            indices: numbers of the stacks to draw; stack i depends on (seed, i) and its conditions alone.
+            conditionings: what is asked of each slice, from the lowest on: labels and values, as :meth:`sample` takes
+                them for all stacks or for each.
+            seed: seed of the run.
+            on_position: called after each position of each slice of a tile.
+
+        Returns:
+            an iterator over the tiles, as that of :meth:`sample_tiles`, with grids (rows, slices, *grid).
+
+        Raises:
+            InputError: as :meth:`sample`, and when the network knows no slice below.
+        """
+        names = getattr(network, "context_names", ())
+        if NEIGHBOR not in names:
+            raise InputError("this prior draws single slices: train one with --neighbor_context true for whole heads.")
+        wanted = list(indices)
+        samplers = [
+            self._sampler(network, wanted, seed, conditioning, part=part)
+            for part, conditioning in enumerate(conditionings)
+        ]
+        stacks = StackSampler(samplers, len(names), names.index(NEIGHBOR))
+        tiles = tiles_of(wanted, self.tile_size, any(sampler.rows_differ for sampler in samplers))
+        draws = sum(num_draws(network, sampler.size) for sampler in samplers)
+        return self._drawn(stacks, tiles, draws, on_position or (lambda: None))
+
+    def _sampler(
+        self,
+        network: Any,
+        wanted: Sequence[int],
+        seed: int,
+        conditioning: Conditioning,
+        spatial_size: Sequence[int] | None = None,
+        part: int = 0,
+    ) -> TileSampler:
+        """What draws tiles of the samples that are wanted, all of it checked."""
         if seed < 0 or any(index < 0 for index in wanted):
             raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
         size = _grid_size(network, spatial_size)
         num_codes = getattr(network, "num_embeddings", None)
-        rows = conditioning.rows(len(wanted), size, num_codes, condition_needed=self.guidance_scale != 1)
+        rows = conditioning.rows(len(wanted), size, num_codes, self.guidance_scale != 1, _num_contexts(network))
         device = next(network.parameters()).device
         if self.num_workers and device.type != "cpu":
             raise InputError(f"num_workers must be 0 on {device.type}, got {self.num_workers}: workers are for a CPU.")
         network.eval()
-        sampler = TileSampler(network, self.draw, self.guidance_scale, self.tile_size, seed, rows, size)
-        tiles = tiles_of(wanted, self.tile_size, rows_differ=any(len(part) > 1 for part in rows.values()))
-        return self._drawn(sampler, tiles, on_position or (lambda: None))
+        return TileSampler(network, self.draw, self.guidance_scale, self.tile_size, seed, rows, size, part)
 
     def _drawn(
-        self, sampler: TileSampler, tiles: Sequence[Tile], report: Callable[[], object]
+        self,
+        sampler: TileSampler | StackSampler,
+        tiles: Sequence[Tile],
+        draws: int,
+        report: Callable[[], object],
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """What :meth:`sample_tiles` returns, of tiles drawn in this process or by workers."""
+        """Tiles drawn in this process or by workers, of which each has a number of draws to report."""
         if not self.num_workers:
             for tile in tiles:
                 yield tile.rows, sampler(tile, report)
             return
         for tile, grids in zip(tiles, map_in_workers(sampler, tiles, self.num_workers), strict=True):
-            for _ in range(num_draws(sampler.network, sampler.size)):
+            for _ in range(draws):
                 report()
             yield tile.rows, grids
 
@@ -309,6 +374,13 @@ class VQPriorInferer(Inferer):
         if self.top_p is not None and self.top_p < 1:
             probabilities = keep_top_p(probabilities, self.top_p)
         return draw_codes(probabilities, uniforms)
+
+
+def _num_contexts(network: Any) -> int | None:
+    """Number of grids of a network's context; None for a network that does not tell, or that has another context."""
+    names = getattr(network, "context_names", None)
+    other = not names and getattr(network, "context_network", None) is not None
+    return None if names is None or other else len(names)
 
 
 def _grid_size(network: Any, spatial_size: Sequence[int] | None) -> tuple[int, ...]:
