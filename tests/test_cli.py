@@ -359,7 +359,20 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "evaluate", "reconstruct", "sample", "neighbors", "prepare", "phantom", "report", "bundle", "demo"],
+    [
+        "",
+        "train",
+        "evaluate",
+        "reconstruct",
+        "sample",
+        "audit",
+        "neighbors",
+        "prepare",
+        "phantom",
+        "report",
+        "bundle",
+        "demo",
+    ],
 )
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

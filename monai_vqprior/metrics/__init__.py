@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from monai_vqprior.metrics.bootstrap import Interval, bootstrap_interval, subject_rows
 from monai_vqprior.metrics.codes import (
     BitsPerCodeMetric,
     count_codes,
@@ -19,7 +20,7 @@ from monai_vqprior.metrics.codes import (
     position_histogram_bits,
     position_log_probabilities,
 )
-from monai_vqprior.metrics.neighbors import nearest_images
+from monai_vqprior.metrics.neighbors import nearest_distances, nearest_images
 from monai_vqprior.metrics.ssim import FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
 from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
 
@@ -27,12 +28,16 @@ __all__ = [
     "BRAIN_THRESHOLD",
     "BitsPerCodeMetric",
     "FittingMSSSIMMetric",
+    "Interval",
     "MaskedSSIMMetric",
+    "bootstrap_interval",
     "count_codes",
     "histogram_bits",
     "ms_ssim_weights",
+    "nearest_distances",
     "nearest_images",
     "perplexity",
     "position_histogram_bits",
     "position_log_probabilities",
+    "subject_rows",
 ]

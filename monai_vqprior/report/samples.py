@@ -157,7 +157,8 @@ def _claim(output: Path, settings: Mapping[str, Any], overwrite: bool, resume: b
     if exists and overwrite:
         shutil.rmtree(folder)
         # Results about the samples are removed with them.
-        for path in (sheet, output / "neighbors.png", output / "neighbors.json"):
+        about = (f"{name}.{suffix}" for name in ("neighbors", "audit") for suffix in ("png", "json"))
+        for path in (sheet, *(output / name for name in about)):
             path.unlink(missing_ok=True)
     elif exists and resume:
         _check_same(record, settings)
