@@ -42,6 +42,7 @@ _INNER = 0.11  # of the side: nearer to the edge than this lie the folds, whose 
 _FLUID = 0.5  # fluid is darker than this share of the median of the inner brain
 _LEAST_PIXELS = 50  # of both sides together, for a comparison of the sides
 _COARSE = 8  # side of a coarse picture
+_BACKGROUND = 0.1  # darker pixels are black in a coarse picture
 
 
 def describe(images: torch.Tensor) -> dict[str, np.ndarray]:
@@ -64,14 +65,18 @@ def coarse_pictures(images: torch.Tensor) -> np.ndarray:
     """
     The slices at 8 x 8 pixels, which show where things are and no texture.
 
+    What is darker than 0.1 counts as black, and values are rounded to 0.01: a background of one or two grey levels,
+    which a decoder leaves, would tell it from real slices whatever the slice shows.
+
     Args:
         images: (N, 1, H, W) uint8, or in 0..1.
 
     Returns:
         (N, 64) float64, in 0..1.
     """
-    scale = 255 if images.dtype == torch.uint8 else 1
-    return torch.nn.functional.adaptive_avg_pool2d(images.double() / scale, _COARSE).flatten(1).cpu().numpy()
+    values = torch.as_tensor(_arrays(images)).double()[:, None]
+    values = torch.where(values < _BACKGROUND, 0.0, values)
+    return torch.nn.functional.adaptive_avg_pool2d(values, _COARSE).flatten(1).numpy().round(2)
 
 
 def _arrays(images: torch.Tensor) -> np.ndarray:

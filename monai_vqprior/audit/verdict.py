@@ -27,7 +27,7 @@ VERDICTS = ("pass", "look", "fail")
 THRESHOLDS: Mapping[str, tuple[float, float]] = {
     "copies": (0.0, 0.01),
     "local_ratio_below_1_percent": (0.02, 0.1),
-    "membership": (0.7, 0.9),
+    "membership": (0.9, 0.99),
 }
 
 _MEANING = {

@@ -18,6 +18,7 @@ from monai_vqprior.metrics.codes import (
     histogram_bits,
     perplexity,
     position_histogram_bits,
+    position_histogram_bits_of,
     position_log_probabilities,
 )
 from monai_vqprior.metrics.neighbors import nearest_distances, nearest_images
@@ -38,6 +39,7 @@ __all__ = [
     "nearest_images",
     "perplexity",
     "position_histogram_bits",
+    "position_histogram_bits_of",
     "position_log_probabilities",
     "subject_rows",
 ]

@@ -105,7 +105,7 @@ def write_audit(
     member = None
     if prior is not None:
         held = _some(test, _MOST_SLICES, rng)
-        member = rate_membership(autoencoder, prior, (train, pool), (test, held), known, table, device)
+        member = rate_membership(autoencoder, prior, (train, pool), (test, held), validation, known, table, device)
     measures = {**newness.measures, "membership": member}
     verdict = judge_newness(measures)
     record = path.parent / "samples.json"

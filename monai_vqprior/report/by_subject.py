@@ -23,7 +23,7 @@ import torch
 
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.files import tell, write_text
-from monai_vqprior.metrics import bootstrap_interval, count_codes, position_log_probabilities, subject_rows
+from monai_vqprior.metrics import bootstrap_interval, count_codes, position_histogram_bits_of, subject_rows
 
 __all__ = ["bits_of_baselines", "statistics_by_subject", "write_slice_table"]
 
@@ -43,10 +43,9 @@ def bits_of_baselines(train: torch.Tensor, test: torch.Tensor, num_embeddings: i
     codes = test.flatten(1).long()
     counts = count_codes(train, num_embeddings).double() + 1
     overall = -torch.log2(counts / counts.sum())[codes].mean(1)
-    by_position = position_log_probabilities(train, num_embeddings).flatten(1)  # (K, P)
     return {
         "bits_per_code_histogram": overall,
-        "bits_per_code_position_histogram": -by_position.gather(0, codes).mean(1) / np.log(2),
+        "bits_per_code_position_histogram": position_histogram_bits_of(train, test, num_embeddings),
     }
 
 

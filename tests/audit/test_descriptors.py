@@ -93,8 +93,15 @@ def test_slices_without_a_brain() -> None:
 
 def test_coarse_pictures_are_means_of_blocks() -> None:
     image = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 32)).astype(np.uint8)
-    expected = image.reshape(2, 8, 8, 8, 4).mean((2, 4)).reshape(2, 64) / 255
-    np.testing.assert_allclose(coarse_pictures(torch.as_tensor(image)), expected)
+    values = np.where(image < 0.1 * 255, 0, image / 255)
+    expected = values.reshape(2, 8, 8, 8, 4).mean((2, 4)).reshape(2, 64)
+    np.testing.assert_allclose(coarse_pictures(torch.as_tensor(image)), expected, atol=0.0051)
+
+
+def test_a_dark_background_is_black() -> None:
+    clean, dark = head(), np.where(head() == 0, 4, head()).astype(np.uint8)
+    pictures = coarse_pictures(torch.as_tensor(np.stack([clean, dark]))[:, None])
+    np.testing.assert_array_equal(pictures[0], pictures[1])
 
 
 def test_fluid_of_the_inner_brain() -> None:
