@@ -28,7 +28,7 @@ class CopyThreshold:
     The distance below which a sample is a copy, and what it is worth.
 
     Attributes:
-        distance: the threshold; 0 where copies are not nearer than slices of unseen subjects.
+        distance: the threshold.
         found: share of known copies below it.
         false_alarms: share of slices of unseen subjects below it.
     """
@@ -95,11 +95,11 @@ def copy_threshold(copies: np.ndarray, unseen: np.ndarray) -> CopyThreshold:
 
     Returns:
         the geometric mean of the 99 % quantile of the copies and the 1 % quantile of the unseen slices; where these are
-        in the other order, the 1 % quantile of the unseen slices, below which few copies may lie.
+        in the other order, half of the 1 % quantile of the unseen slices, below which few copies lie.
     """
     far, near = float(np.quantile(copies, 0.99)), float(np.quantile(unseen, 0.01))
     # Distances in float32 are never exactly 0.
-    distance = float(np.sqrt(max(far, near / 100) * near)) if far < near else near
+    distance = float(np.sqrt(max(far, near / 100) * near)) if far < near else near / 2
     return CopyThreshold(distance, float((copies < distance).mean()), float((unseen < distance).mean()))
 
 

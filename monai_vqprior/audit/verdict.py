@@ -30,6 +30,9 @@ THRESHOLDS: Mapping[str, tuple[float, float]] = {
     "membership": (0.9, 0.99),
 }
 
+# Of known copies at least this share must be found, for the absence of copies to mean something.
+_LEAST_FOUND = 0.9
+
 _MEANING = {
     "copies": "share of the samples that are copies of training slices",
     "local_ratio_below_1_percent": "share of the samples that are nearer to one training slice than to the others",
@@ -57,16 +60,17 @@ def share_interval(count: int, total: int) -> Interval:
     return Interval(count / total, float(found.low), float(found.high))
 
 
-def judge_newness(measures: Mapping[str, Interval | None]) -> Verdict:
+def judge_newness(measures: Mapping[str, Interval | None], found: float = 1.0) -> Verdict:
     """
     The verdict on measures of newness.
 
     Args:
         measures: by the names in :data:`THRESHOLDS`, None for one that could not be measured. A larger value is worse.
+        found: share of known copies that are found to be copies.
 
     Returns:
         ``fail`` where the lower end of an interval is above the second threshold, else ``look`` where one is above the
-        first, else ``pass``.
+        first or less than 0.9 of known copies are found, else ``pass``.
     """
     word, reasons = 0, list[str]()
     for name, interval in measures.items():
@@ -77,6 +81,12 @@ def judge_newness(measures: Mapping[str, Interval | None]) -> Verdict:
                 f"{interval.high:.3f}), above {THRESHOLDS[name][level - 1]:g}"
             )
         word = max(word, level)
+    if found < _LEAST_FOUND:
+        word = max(word, 1)
+        reasons.append(
+            f"{VERDICTS[1]}: of reconstructions of training slices only {found:.3f} are found to be copies, less than "
+            f"{_LEAST_FOUND:g}: train the autoencoder longer, or look for copies among the samples yourself"
+        )
     return Verdict(VERDICTS[word], reasons)
 
 

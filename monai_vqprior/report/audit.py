@@ -107,7 +107,7 @@ def write_audit(
         held = _some(test, _MOST_SLICES, rng)
         member = rate_membership(autoencoder, prior, (train, pool), (test, held), validation, known, table, device)
     measures = {**newness.measures, "membership": member}
-    verdict = judge_newness(measures)
+    verdict = judge_newness(measures, newness.summary["copy_threshold"]["found"])
     record = path.parent / "samples.json"
     settings = read_json(record, "draw the samples again", _MOST_BYTES) if record.is_file() else {}
     content: dict[str, Any] = {

@@ -62,8 +62,11 @@ def test_threshold_between_copies_and_unseen_slices() -> None:
 def test_threshold_where_copies_are_no_nearer() -> None:
     """A tokenizer that changes slices more than subjects differ: copies are not found, and it is said."""
     found = copy_threshold(RNG.uniform(0.9, 1.3, 500), RNG.uniform(0.8, 1.2, 500))
-    assert found.found < 0.1
-    assert found.false_alarms <= 0.02
+    assert found.found == found.false_alarms == 0
+    verdict = judge_newness({}, found.found)
+    assert verdict.word == "look"
+    assert "only 0.000 are found to be copies" in verdict.reasons[0]
+    assert judge_newness({}, 0.9).word == "pass"
 
 
 def test_membership_of_known_cases() -> None:
