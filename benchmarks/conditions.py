@@ -111,8 +111,8 @@ def main() -> None:
             asked += [value] * options.num_samples
         for measure, function in measures.items():
             real, made = function(images), function(torch.cat(drawn))
-            worth = rank_correlation(truth, real) or 0.0
-            follows = rank_correlation(np.array(asked), made) or 0.0
+            found = (rank_correlation(truth, real), rank_correlation(np.array(asked), made))
+            worth, follows = (np.nan if value is None else value for value in found)
             means = [float(np.nanmean(part)) for part in made.reshape(len(QUANTILES), -1)]
             print(f"{name} by {measure}: rank correlation {worth:.2f} on validation slices, {follows:.2f} on samples")
             for value, mean in zip(np.quantile(values, QUANTILES), means, strict=True):

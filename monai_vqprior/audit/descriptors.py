@@ -55,7 +55,7 @@ def describe(images: torch.Tensor) -> dict[str, np.ndarray]:
         images: (N, 1, H, W) uint8, or in 0..1.
 
     Returns:
-        (N,) float64 by the names in :data:`DESCRIPTORS`, all finite. What a slice without a brain does not have is 0.
+        (N,) float64 by the names in ``DESCRIPTORS``, all finite. What a slice without a brain does not have is 0.
     """
     rows = [_describe(image) for image in _arrays(images)]
     return {name: np.array([row[name] for row in rows]) for name in DESCRIPTORS}

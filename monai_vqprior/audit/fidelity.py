@@ -87,7 +87,7 @@ class Figure:
         real: median and 95 % range of the figure for as many real slices of other subjects.
         reconstructions: the same for their reconstructions.
         p_value: share of draws of real slices that are at least as bad, the samples counted as one of them.
-        word: one of :data:`WORDS`.
+        word: one of ``WORDS``.
     """
 
     name: str
@@ -143,7 +143,7 @@ def pair_similarities(
         return np.empty(0)
     metric, unit = FittingMSSSIMMetric(2), BytesToUnit()
     values = [
-        metric(unit(images[first[rows]]), unit(images[second[rows]])).flatten()
+        torch.as_tensor(metric(unit(images[first[rows]]), unit(images[second[rows]]))).flatten()
         for rows in np.split(differ, range(_BATCH, len(differ), _BATCH))
     ]
     return torch.cat(values).double().numpy()

@@ -46,7 +46,7 @@ class Verdict:
     May the samples be shared, as far as the audit can tell?
 
     Attributes:
-        word: one of :data:`VERDICTS`.
+        word: one of ``VERDICTS``.
         reasons: a line for each measure that is above a threshold.
     """
 
@@ -65,7 +65,7 @@ def judge_newness(measures: Mapping[str, Interval | None], found: float = 1.0) -
     The verdict on measures of newness.
 
     Args:
-        measures: by the names in :data:`THRESHOLDS`, None for one that could not be measured. A larger value is worse.
+        measures: by the names in ``THRESHOLDS``, None for one that could not be measured. A larger value is worse.
         found: share of known copies that are found to be copies.
 
     Returns:

@@ -57,7 +57,7 @@ def bootstrap_interval(
     The 95 % percentile interval of a statistic, by drawing subjects with replacement.
 
     Slices of one subject resemble one another, so subjects are drawn, each with all of its slices: Efron and
-    Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13. :func:`scipy.stats.bootstrap` draws single
+    Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13. ``scipy.stats.bootstrap`` draws single
     observations.
 
     Args:

@@ -140,7 +140,7 @@ def write_audit(
 
 
 def audit_status(output_dir: str | os.PathLike[str]) -> int:
-    """The exit status that the verdict in ``audit.json`` asks for: 0, or :data:`FAILED`."""
+    """The exit status that the verdict in ``audit.json`` asks for: 0, or 3 for ``fail``."""
     content = read_json(Path(output_dir) / "audit.json", "run `vqprior audit` again", _MOST_BYTES)
     return FAILED if content.get("verdict") == VERDICTS[2] else 0
 

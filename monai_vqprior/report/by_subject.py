@@ -69,7 +69,7 @@ def statistics_by_subject(
         known = np.flatnonzero(np.isfinite(values))
         if not len(known):
             continue
-        values, names = values[known], [subjects[row] for row in known]
+        values, names = values[known], [subjects[int(row)] for row in known]
         means = [values[rows].mean() for rows in subject_rows(names)]
         interval = bootstrap_interval(lambda drawn: float(drawn.mean()), (values, names))
         statistics[name] = {

@@ -77,7 +77,7 @@ def codec_baselines(images: torch.Tensor, bits: float, progress: bool = True) ->
         progress: show a progress bar.
 
     Returns:
-        for each of :data:`CODECS` the ``setting`` (quality, or rate of JPEG 2000), ``bits_per_pixel``, ``ssim`` and
+        for each of ``CODECS`` the ``setting`` (quality, or rate of JPEG 2000), ``bits_per_pixel``, ``ssim`` and
         ``ssim_brain``; None for one that this Pillow lacks.
     """
     chosen = images[:: max(1, len(images) // _MOST_SLICES)][:_MOST_SLICES]
