@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_erosion, binary_fill_holes
-from scipy.stats import spearmanr
 
 from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser
+from monai_vqprior.audit import fluid_share, rank_correlation, value_of_neighbors
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.command_configs import STACKS, resolve
 from monai_vqprior.data import ConditionTable, SliceDataset, SliceFolder
@@ -32,24 +31,6 @@ from monai_vqprior.transforms import LoadSliced
 
 #: quantiles of the training split at which a value is asked for.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_NEIGHBORS = 16
-_FLUID = 0.3  # darker pixels inside the brain are fluid
-_SHELL = 0.06  # of the side: the fluid around the brain and in its folds is nearer to the edge than this
-
-
-def fluid_share(images: torch.Tensor) -> np.ndarray:
-    """Share of fluid in the inner brain, which is that of the ventricles, of images (N, 1, H, W): (N,) in 0..1."""
-    shares = []
-    for image in images[:, 0].numpy():
-        inner = binary_erosion(binary_fill_holes(image > _FLUID), iterations=round(_SHELL * len(image)))
-        shares.append(float((image[inner] < _FLUID).mean()) if inner.any() else np.nan)
-    return np.array(shares)
-
-
-def value_of_neighbors(images: torch.Tensor, train: torch.Tensor, values: np.ndarray) -> np.ndarray:
-    """Mean value of the training images (M, 1, H, W) that are nearest to each of images (N, 1, H, W): (N,)."""
-    nearest = torch.cdist(images.flatten(1), train.flatten(1)).topk(_NEIGHBORS, largest=False).indices
-    return values[nearest.numpy()].mean(1)
 
 
 def write_fluid_table(path: str, slices: SliceFolder, size: int) -> None:
@@ -130,8 +111,8 @@ def main() -> None:
             asked += [value] * options.num_samples
         for measure, function in measures.items():
             real, made = function(images), function(torch.cat(drawn))
-            worth = spearmanr(truth, real, nan_policy="omit").statistic
-            follows = spearmanr(asked, made, nan_policy="omit").statistic
+            found = (rank_correlation(truth, real), rank_correlation(np.array(asked), made))
+            worth, follows = (np.nan if value is None else value for value in found)
             means = [float(np.nanmean(part)) for part in made.reshape(len(QUANTILES), -1)]
             print(f"{name} by {measure}: rank correlation {worth:.2f} on validation slices, {follows:.2f} on samples")
             for value, mean in zip(np.quantile(values, QUANTILES), means, strict=True):

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 # Imported when they are first used: `import monai_vqprior` alone costs nothing.
 _ROOMS = (
     "data", "volumes", "transforms", "sampling", "networks", "losses", "runs", "engines", "inferers", "metrics",
-    "handlers", "report",
+    "audit", "handlers", "report",
 )  # fmt: skip
 
 __all__ = ["__version__"]

@@ -72,6 +72,7 @@ STACKS: dict[str, Stack] = {
     AUTOENCODER: Stack(("train.json",), trains=AUTOENCODER),
     PRIOR: Stack(("train.json", "train_prior.json"), needs=(AUTOENCODER,), trains=PRIOR),
     "evaluate": Stack(("train.json", "train_prior.json", "evaluate.json"), needs=(AUTOENCODER, PRIOR)),
+    "audit": Stack(("train.json", "train_prior.json", "evaluate.json", "audit.json"), needs=(AUTOENCODER, PRIOR)),
     "reconstruct": Stack(("inference.json",), needs=(AUTOENCODER,)),
     "reconstruct_volumes": Stack(("inference.json", "reconstruct_volumes.json"), needs=(AUTOENCODER,)),
     "sample": Stack(("inference.json", "sample.json"), needs=(AUTOENCODER, PRIOR)),

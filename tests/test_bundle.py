@@ -40,6 +40,7 @@ STACKS = {
     "train": ["train.json"],
     "train_prior": ["train.json", "train_prior.json"],
     "evaluate": ["train.json", "train_prior.json", "evaluate.json"],
+    "audit": ["train.json", "train_prior.json", "evaluate.json", "audit.json"],
     "inference": ["inference.json"],
     "sample": ["inference.json", "sample.json"],
     "sample_volumes": ["inference.json", "sample.json", "sample_volumes.json"],

@@ -71,7 +71,7 @@ def test_later_commands_know_the_settings(
     assert main(["report", "--output_dir", str(output)]) == 0
     names = {path.relative_to(output).parts[0] for path in output.rglob("*")}
     expected = {"metrics.json", "reconstructions", "reconstructions.png", "samples", "samples.png", "report.html"}
-    expected |= {"neighbors.png", "neighbors.json"}
+    expected |= {"neighbors.png", "neighbors.json", "metrics.csv", "codes"}
     assert expected <= names
     samples = sorted((output / "samples").iterdir())
     assert len(samples) == 10
@@ -359,7 +359,20 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "evaluate", "reconstruct", "sample", "neighbors", "prepare", "phantom", "report", "bundle", "demo"],
+    [
+        "",
+        "train",
+        "evaluate",
+        "reconstruct",
+        "sample",
+        "audit",
+        "neighbors",
+        "prepare",
+        "phantom",
+        "report",
+        "bundle",
+        "demo",
+    ],
 )
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -31,7 +31,7 @@ ORDER = [
     ["networks"],
     ["losses"],
     ["engines", "inferers", "metrics", "runs"],
-    ["handlers"],
+    ["audit", "handlers"],
     ["report"],
     ["bundles", "cli", "command_configs", "config_text", "failures", "overrides", "__main__", "__init__"],
 ]

@@ -29,6 +29,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     run(options, STACKS["evaluate"])
 
 
+def _audit(options: argparse.Namespace) -> int:
+    from monai_vqprior.report import audit_status
+
+    values = given(options)
+    if "metrics_file" in values:
+        raise InputError("--metrics_file is for evaluate: an audit is written to audit.json in --output_dir.")
+    run(options, STACKS["audit"])
+    return audit_status(values.get("output_dir", "output"))
+
+
 def _reconstruct(options: argparse.Namespace) -> None:
     values = given(options)
     data = values.get("dataset_dir")
@@ -94,10 +104,11 @@ def _bundle(options: argparse.Namespace) -> None:
         print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")
 
 
-#: what each command does with its options.
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+#: what each command does with its options; it may return an exit status.
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": train,
     "evaluate": _evaluate,
+    "audit": _audit,
     "reconstruct": _reconstruct,
     "sample": _sample,
     "neighbors": _neighbors,

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program's name; that of the process by default.
 
     Returns:
-        exit status: 0, 2 after one line about wrong input, 130 after Ctrl-C, 141 when the reader of the output has
-        gone. A bug raises.
+        exit status: 0, 2 after one line about wrong input, 3 when an audit has failed, 130 after Ctrl-C, 141 when the
+        reader of the output has gone. A bug raises.
     """
     try:
         status = _execute(arguments)
@@ -60,7 +60,7 @@ def _execute(arguments: Sequence[str] | None) -> int:
         options = parse_command(arguments)
         output = next((value for key, value in vars(options).items() if key.removeprefix("override.") in _OUTPUT), None)
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        COMMANDS[options.command](options)
+        return COMMANDS[options.command](options) or 0
     except KeyboardInterrupt:
         print("\nvqprior: interrupted (training and sampling go on with --resume)", file=sys.stderr)
         return 130
@@ -74,7 +74,6 @@ def _execute(arguments: Sequence[str] | None) -> int:
             raise
         _print_error(wrong)
         return 2
-    return 0
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -163,6 +163,8 @@ def command_parser() -> argparse.ArgumentParser:
     _add_train(commands.add_run("train", "train the autoencoder, then the prior on its codes"))
     about = "measure SSIM, PSNR, codebook usage and bits per code, and write metrics.json"
     _add_evaluate(commands.add_run("evaluate", about))
+    about = "ask of samples: are they as good as reconstructions, are they new? writes audit.json"
+    _add_audit(commands.add_run("audit", about))
     about = "reconstruct slices, and write PNG files and a sheet beside the originals"
     _add_reconstruct(commands.add_run("reconstruct", about, needs_data=False))
     about = "sample new slices or whole heads, and write PNG or NIfTI files and a sheet"
@@ -192,6 +194,12 @@ def _add_data(command: argparse.ArgumentParser, required: bool) -> None:
 
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
     _setting(command, "split", "split to evaluate (default: test)")
+    _setting(command, "ckpt", "weights of the autoencoder")
+    _setting(command, "ckpt_prior", "weights of the prior")
+
+
+def _add_audit(command: argparse.ArgumentParser) -> None:
+    _setting(command, "num_pictures", "samples on the sheet of those nearest to training slices (default: 10)")
     _setting(command, "ckpt", "weights of the autoencoder")
     _setting(command, "ckpt_prior", "weights of the prior")
 

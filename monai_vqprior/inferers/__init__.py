@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from monai_vqprior.inferers.code_cache import cached_grids
+from monai_vqprior.inferers.features import encode_images, pooled_encodings, rate_grids, reconstruct_images
 from monai_vqprior.inferers.likelihood import code_log_likelihood, code_map, reading_order
 from monai_vqprior.inferers.prior import VQPriorInferer, num_draws
 from monai_vqprior.inferers.tokenizer import (
@@ -27,15 +29,20 @@ __all__ = [
     "MixedPrecisionInferer",
     "TokenizerInferer",
     "VQPriorInferer",
+    "cached_grids",
     "code_log_likelihood",
     "code_map",
     "draw_codes",
     "encode_grids",
+    "encode_images",
     "encode_views",
     "guide",
     "keep_top_k",
     "keep_top_p",
     "num_draws",
+    "pooled_encodings",
+    "rate_grids",
     "reading_order",
+    "reconstruct_images",
     "sample_uniforms",
 ]

@@ -35,7 +35,7 @@ def _to_float(output: Any) -> Any:
     return tuple(_to_float(value) for value in output)
 
 
-def _as_channels_last(images: torch.Tensor) -> torch.Tensor:
+def as_channels_last(images: torch.Tensor) -> torch.Tensor:
     """Images (B, C, H, W) laid out as (B, H, W, C), which bfloat16 convolutions want; other tensors unchanged."""
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
@@ -59,7 +59,7 @@ class MixedPrecisionInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The output of ``network(inputs, *args, **kwargs)``, tensors as float32."""
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return _to_float(network(_as_channels_last(inputs), *args, **kwargs))
+            return _to_float(network(as_channels_last(inputs), *args, **kwargs))
 
 
 class TokenizerInferer(Inferer):
@@ -93,7 +93,7 @@ class TokenizerInferer(Inferer):
             output.
         """
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            codes = network.index_quantize(_as_channels_last(inputs))
+            codes = network.index_quantize(as_channels_last(inputs))
             output = {"reconstruction": network.decode_samples(codes).float().clamp(0, 1), "codes": codes}
             if self.prior is not None:
                 self.prior.eval()
@@ -220,7 +220,7 @@ def _encode(
     grids = []
     for images in tqdm(batches, "encoding slices", number, disable=not progress, leave=False):
         with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
-            codes = network.index_quantize(_as_channels_last(to_unit(images.to(device))))
+            codes = network.index_quantize(as_channels_last(to_unit(images.to(device))))
         grids.append(codes.to("cpu", torch.int32))
     network.train(training)
     return torch.cat(grids)

@@ -11,15 +11,17 @@
 
 from __future__ import annotations
 
+from monai_vqprior.metrics.bootstrap import Interval, bootstrap_interval, subject_rows
 from monai_vqprior.metrics.codes import (
     BitsPerCodeMetric,
     count_codes,
     histogram_bits,
     perplexity,
     position_histogram_bits,
+    position_histogram_bits_of,
     position_log_probabilities,
 )
-from monai_vqprior.metrics.nearest_images import nearest_images
+from monai_vqprior.metrics.nearest_images import nearest_distances, nearest_images
 from monai_vqprior.metrics.ssim import FittingMSSSIMMetric, MaskedSSIMMetric, ms_ssim_weights
 from monai_vqprior.transforms.unit_range import BRAIN_THRESHOLD
 
@@ -27,12 +29,17 @@ __all__ = [
     "BRAIN_THRESHOLD",
     "BitsPerCodeMetric",
     "FittingMSSSIMMetric",
+    "Interval",
     "MaskedSSIMMetric",
+    "bootstrap_interval",
     "count_codes",
     "histogram_bits",
     "ms_ssim_weights",
+    "nearest_distances",
     "nearest_images",
     "perplexity",
     "position_histogram_bits",
+    "position_histogram_bits_of",
     "position_log_probabilities",
+    "subject_rows",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "histogram_bits",
     "perplexity",
     "position_histogram_bits",
+    "position_histogram_bits_of",
     "position_log_probabilities",
 ]
 
@@ -109,8 +110,15 @@ def position_histogram_bits(
     Returns:
         mean of -log2 p(code | position) over the test codes.
     """
+    return float(position_histogram_bits_of(train, test, num_embeddings, pseudo_count).mean())
+
+
+def position_histogram_bits_of(
+    train: torch.Tensor, test: torch.Tensor, num_embeddings: int, pseudo_count: float = 64.0
+) -> torch.Tensor:
+    """The bits a code of :func:`position_histogram_bits` of each test grid, (M,) float64."""
     log_probabilities = position_log_probabilities(train, num_embeddings, pseudo_count).flatten(1)  # (K, P)
-    return -float(log_probabilities.gather(0, test.flatten(1).long()).mean()) / math.log(2)
+    return -log_probabilities.gather(0, test.flatten(1).long()).mean(1) / math.log(2)
 
 
 class BitsPerCodeMetric(CumulativeIterationMetric):

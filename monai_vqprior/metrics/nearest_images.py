@@ -12,11 +12,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
-__all__ = ["nearest_images"]
+__all__ = ["nearest_distances", "nearest_images"]
 
 
 def nearest_images(
@@ -62,23 +62,83 @@ def nearest_images(
         x = _vectors(images[start : start + rows], device)  # (n, D)
         best = torch.full((len(x),), math.inf, dtype=torch.float64, device=device)
         index = torch.zeros(len(x), dtype=torch.int64, device=device)
-        for first in range(0, len(others), rows):
-            y = _vectors(others[first : first + rows], device)  # (m, D)
-            # |x - y|^2 = |x|^2 + (|y|^2 - 2 x.y): the term in brackets is one product, |x|^2 moves no minimum.
-            squares = torch.addmm(y.square().sum(1), x, y.t(), alpha=-2)  # (n, m)
-            if references is None and start == first:
-                squares.fill_diagonal_(math.inf)
+        for first, squares in _squares(x, others, rows, device, start if references is None else None, on_pairs):
             least, place = squares.min(1)
             nearer = least < best
             best = torch.where(nearer, least, best)
             index = torch.where(nearer, first + place, index)
-            if on_pairs is not None:
-                on_pairs(squares.numel())
         found = _vectors(others[index.to(others.device)], device)
         indices.append(index)
         distances.append((x - found).square().mean(1).sqrt())
     scale = 255 if images.dtype == torch.uint8 else 1
     return torch.cat(indices).to(images.device), torch.cat(distances).to(images.device) / scale
+
+
+def nearest_distances(
+    images: torch.Tensor,
+    references: torch.Tensor,
+    number: int,
+    values_at_once: int = 1 << 22,
+    device: str | torch.device | None = None,
+    on_pairs: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """
+    The distances of each image to its nearest references, as :func:`nearest_images` measures them.
+
+    Args:
+        images: (N, C, *spatial), uint8 or finite floating point.
+        references: (M, C, *spatial), likewise.
+        number: how many of the nearest references; all where there are fewer.
+        values_at_once: see :func:`nearest_images`.
+        device: likewise.
+        on_pairs: likewise.
+
+    Returns:
+        (N, number) float64, the nearest first, on the device of the images.
+
+    Raises:
+        ValueError: when there is nothing to compare, or shapes or types do not fit.
+    """
+    _check(images, references, least=1)
+    device = images.device if device is None else torch.device(device)
+    rows = max(1, values_at_once // math.prod(images.shape[1:]))
+    number = min(number, len(references))
+    found = []
+    for part in images.split(rows):
+        x = _vectors(part, device)
+        best = torch.empty(len(x), 0, dtype=torch.float64, device=device)
+        for _, squares in _squares(x, references, rows, device, None, on_pairs):
+            together = torch.cat([best, squares], 1)
+            best = together.topk(min(number, together.shape[1]), largest=False).values
+        squares = (best + x.square().sum(1, keepdim=True)).clamp(min=0)  # (n, number)
+        found.append((squares / x.shape[1]).sqrt())
+    scale = 255 if images.dtype == torch.uint8 else 1
+    return torch.cat(found).to(images.device) / scale
+
+
+def _squares(
+    x: torch.Tensor,
+    others: torch.Tensor,
+    rows: int,
+    device: torch.device,
+    own_start: int | None,
+    on_pairs: Callable[[int], None] | None,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """
+    Squared distances of vectors (n, D) to chunks of images, less the squared norms of the vectors.
+
+    Yields the row that a chunk starts at, and (n, m); infinity for an image and itself where ``x`` are the ``others``
+    from ``own_start`` on.
+    """
+    for first in range(0, len(others), rows):
+        y = _vectors(others[first : first + rows], device)  # (m, D)
+        # |x - y|^2 = |x|^2 + (|y|^2 - 2 x.y): the term in brackets is one product, |x|^2 moves no minimum.
+        squares = torch.addmm(y.square().sum(1), x, y.t(), alpha=-2)  # (n, m)
+        if own_start == first:
+            squares.fill_diagonal_(math.inf)
+        if on_pairs is not None:
+            on_pairs(squares.numel())
+        yield first, squares
 
 
 def _vectors(images: torch.Tensor, device: torch.device) -> torch.Tensor:

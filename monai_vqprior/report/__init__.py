@@ -11,22 +11,32 @@
 
 from __future__ import annotations
 
+from monai_vqprior.report.audit import audit_status, write_audit
+from monai_vqprior.report.by_subject import bits_of_baselines, statistics_by_subject, write_slice_table
+from monai_vqprior.report.codecs import codec_baselines
 from monai_vqprior.report.heads import write_volumes
-from monai_vqprior.report.metrics import code_baselines, summarize, write_metrics
+from monai_vqprior.report.metrics import code_baselines, slice_bits, summarize, write_metrics
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
 from monai_vqprior.report.reconstructed_volumes import find_cutting, reconstruct_volumes
 from monai_vqprior.report.samples import write_samples
 
 __all__ = [
+    "audit_status",
+    "bits_of_baselines",
     "code_baselines",
+    "codec_baselines",
     "find_cutting",
     "read_samples",
     "reconstruct_volumes",
+    "slice_bits",
+    "statistics_by_subject",
     "summarize",
+    "write_audit",
     "write_metrics",
     "write_neighbors",
     "write_report",
     "write_samples",
+    "write_slice_table",
     "write_volumes",
 ]

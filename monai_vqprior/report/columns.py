@@ -24,7 +24,17 @@ __all__ = ["BASELINE_IMAGES", "COLUMNS", "Column", "columns_of", "figure", "figu
 BASELINE_IMAGES = {"black": "black image", "mean": "mean training image"}
 
 # Keys of metrics.json that are no metrics.
-_OTHERS = {"split", "slices", "subjects", "skipped", "spatial_size", "ssim_definition", "baselines"}
+_OTHERS = {
+    "split",
+    "slices",
+    "subjects",
+    "skipped",
+    "spatial_size",
+    "ssim_definition",
+    "baselines",
+    "by_subject",
+    "codecs",
+}
 _NUMBER = optional(number(-1e12, 1e12))
 _LINE = Kind("text in one line", lambda value: isinstance(value, str) and value.isprintable())
 
@@ -61,6 +71,7 @@ COLUMNS = (
     Column("ssim_brain", "SSIM over brain windows", ".4f", "higher", images=True),
     Column("ms_ssim", "multi-scale SSIM", ".4f", "higher"),
     Column("psnr", "PSNR, dB", ".2f", "higher"),
+    Column("mae", "mean absolute error", ".4f", "lower", required=False),
     Column("codes_used", "codes used", ".0f"),
     Column("num_embeddings", "codes in the codebook", ".0f"),
     Column("perplexity", "perplexity of the codes", ".1f"),
@@ -73,6 +84,8 @@ COLUMNS = (
         required=False,
         absent="no prior yet",
     ),
+    Column("bits_per_slice", "bits a slice", ".0f", "lower", required=False),
+    Column("bits_per_pixel", "bits a pixel", ".4f", "lower", required=False),
     Column("bits_per_code_histogram", "bits a code under the histogram of the codes", ".3f"),
     Column("bits_per_code_position_histogram", "bits a code under the histogram of each position", ".3f"),
 )

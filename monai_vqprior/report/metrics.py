@@ -23,9 +23,10 @@ from monai_vqprior.data import SliceDataset
 from monai_vqprior.errors import counted
 from monai_vqprior.files import tell, write_text
 from monai_vqprior.metrics import BRAIN_THRESHOLD, histogram_bits, ms_ssim_weights, position_histogram_bits
+from monai_vqprior.report.by_subject import statistics_by_subject
 from monai_vqprior.report.columns import BASELINE_IMAGES, COLUMNS, columns_of, figures_of, worse_than
 
-__all__ = ["code_baselines", "summarize", "write_metrics"]
+__all__ = ["code_baselines", "slice_bits", "summarize", "write_metrics"]
 
 
 def code_baselines(train: torch.Tensor, test: torch.Tensor, num_embeddings: int) -> dict[str, float]:
@@ -46,6 +47,26 @@ def code_baselines(train: torch.Tensor, test: torch.Tensor, num_embeddings: int)
     }
 
 
+def slice_bits(
+    measured: Mapping[str, float], code_bits: Mapping[str, float], grids: torch.Tensor, spatial_size: Sequence[int]
+) -> dict[str, float]:
+    """
+    How much a slice takes as codes.
+
+    Args:
+        measured: metrics of the evaluating engine; without ``bits_per_code`` there was no prior, and the histogram of
+            each position codes the slices.
+        code_bits: what :func:`code_baselines` returns.
+        grids: code grids (N, *grid).
+        spatial_size: size of a slice in pixels.
+
+    Returns:
+        ``bits_per_slice`` and ``bits_per_pixel``.
+    """
+    bits = measured.get("bits_per_code", code_bits["bits_per_code_position_histogram"]) * grids[0].numel()
+    return {"bits_per_slice": bits, "bits_per_pixel": bits / math.prod(spatial_size)}
+
+
 def summarize(
     split: str,
     dataset: SliceDataset,
@@ -53,6 +74,8 @@ def summarize(
     num_embeddings: int,
     code_bits: Mapping[str, float],
     baselines: Mapping[str, Mapping[str, float]],
+    details: Mapping[str, torch.Tensor] | None = None,
+    codecs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     The content of ``metrics.json``.
@@ -66,6 +89,8 @@ def summarize(
         code_bits: what :func:`code_baselines` returns.
         baselines: metrics of a ``black`` image and of the ``mean`` training image, as
             :class:`~monai_vqprior.handlers.ConstantBaselines` has measured them.
+        details: the value of each slice, (N,) or (N, 1), by the name of the metric.
+        codecs: what :func:`~monai_vqprior.report.codec_baselines` returns.
 
     Returns:
         a dictionary that JSON can hold.
@@ -95,6 +120,8 @@ def summarize(
             name: {column.key: _number(baselines[name][column.key]) for column in COLUMNS if column.images}
             for name in BASELINE_IMAGES
         },
+        "by_subject": statistics_by_subject(details or {}, [item["subject"] for item in dataset.data]),
+        "codecs": dict(codecs or {}),
     }
 
 
@@ -114,10 +141,35 @@ def write_metrics(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> N
         f"{summary['split']}: {counted(summary['slices'], 'slice')} of {counted(summary['subjects'], 'subject')}",
         _line("", heads, width),
         *(_line(label, figures, width) for label, figures in rows),
+        *_of_subjects(summary["by_subject"]),
+        *_of_codecs(summary["codecs"]),
         *(f"  {column.label}: no better than {other}. Train longer." for column, other in worse_than(summary)),
         f"  written to {path}",
     ]
     tell("\n".join(lines))
+
+
+def _of_subjects(statistics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Lines of the terminal about the intervals by subject."""
+    labels = {column.key: column.label for column in COLUMNS}
+    rows = [
+        f"    {labels.get(name, name)}: {told['mean']:.4g} ({told['low']:.4g} to {told['high']:.4g}), standard "
+        f"deviation of the subjects {told['std']:.2g}"
+        for name, told in statistics.items()
+    ]
+    return ["  mean and 95 % interval by subject:", *rows] if rows else []
+
+
+def _of_codecs(codecs: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+    """Lines of the terminal about codecs of pictures."""
+    rows = [
+        f"    {name}: this Pillow lacks it"
+        if told is None
+        else f"    {name}: SSIM {told['ssim']:.4f}, over brain windows {told['ssim_brain']:.4f}, "
+        f"{told['bits_per_pixel']:.4f} bits a pixel"
+        for name, told in codecs.items()
+    ]
+    return ["  codecs of pictures at as many bits, or at their smallest files:", *rows] if rows else []
 
 
 def _line(label: str, figures: Sequence[str], width: int) -> str:

@@ -30,7 +30,7 @@ from monai_vqprior.metrics import nearest_images
 from monai_vqprior.report.samples import load_sample
 from monai_vqprior.transforms import BytesToUnit
 
-__all__ = ["DISTANCES", "read_samples", "write_neighbors"]
+__all__ = ["DISTANCES", "read_samples", "relative_to", "write_neighbors", "write_pairs"]
 
 #: The distances of ``summary`` in ``neighbors.json``, and what each is.
 DISTANCES = (
@@ -109,11 +109,11 @@ def write_neighbors(
     for i, item in enumerate(samples.data):
         listed.append(
             {
-                "file": _relative(item["image"], output),
-                "nearest": _relative(train.data[int(index[i])]["image"], dataset_dir),
+                "file": relative_to(item["image"], output),
+                "nearest": relative_to(train.data[int(index[i])]["image"], dataset_dir),
                 "rms": float(distance[i]),
                 "ssim": float(similarity[i]),
-                "other": None if other is None else _relative(samples.data[int(other[0][i])]["image"], output),
+                "other": None if other is None else relative_to(samples.data[int(other[0][i])]["image"], output),
                 "other_rms": None if other is None else float(other[1][i]),
             }
         )
@@ -133,7 +133,7 @@ def write_neighbors(
         "mean_ssim": float(similarity.mean()),
     }
     content = {"summary": summary, "samples": listed}
-    _write_sheet(output / "neighbors.png", samples.images[:num_pictures], train.images[index[:num_pictures]])
+    write_pairs(output / "neighbors.png", samples.images[:num_pictures], train.images[index[:num_pictures]])
     write_text(output / "neighbors.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     _print(summary, output)
     return content
@@ -165,13 +165,13 @@ def _statistics(distances: torch.Tensor) -> dict[str, float]:
     }
 
 
-def _relative(path: str, folder: str | os.PathLike[str]) -> str:
+def relative_to(path: str, folder: str | os.PathLike[str]) -> str:
     """The path of a file below a folder, with forward slashes."""
     return Path(path).relative_to(folder).as_posix()
 
 
-def _write_sheet(path: Path, images: torch.Tensor, others: torch.Tensor) -> None:
-    """Samples above their neighbors above four times the difference, (N, 1, H, W) uint8 each."""
+def write_pairs(path: Path, images: torch.Tensor, others: torch.Tensor) -> None:
+    """A sheet of images above others above four times the difference, (N, 1, H, W) uint8 each."""
     unit = BytesToUnit()
     columns = [comparison(unit(a), unit(b)) for a, b in zip(images, others, strict=True)]
     rows = list(zip(*(pictures for _, pictures in columns), strict=True))

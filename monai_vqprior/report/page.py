@@ -46,6 +46,12 @@ _PICTURES = (
         "Samples and training slices",
         "From top to bottom: samples, the nearest training slice of each, and four times the absolute difference.",
     ),
+    (
+        "audit.png",
+        "Samples nearest to training slices",
+        "From top to bottom: the samples that resemble a training slice most, up to a shift, a flip, contrast and "
+        "scale; that slice; and four times the absolute difference.",
+    ),
 )
 
 
@@ -55,7 +61,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
 
     Args:
         output_dir: folder with ``metrics.json``, ``reconstructions.png``, ``samples.png``, ``volumes.png``,
-            ``neighbors.png`` and ``neighbors.json``, or some of them.
+            ``neighbors.png``, ``neighbors.json``, ``audit.png`` and ``audit.json``, or some of them.
 
     Returns:
         path of the page.
@@ -67,12 +73,13 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     metrics = _read(folder / "metrics.json", _metrics, "evaluate")
     pictures = [_picture(folder / name, title, note) for name, title, note in _PICTURES if (folder / name).is_file()]
     neighbors = _read(folder / "neighbors.json", _neighbors, "neighbors")
-    if not (metrics or pictures or neighbors):
+    audit = _read(folder / "audit.json", _audit, "audit")
+    if not (metrics or pictures or neighbors or audit):
         raise InputError(f"{folder} holds no results: run `vqprior evaluate`, `reconstruct` or `sample` first.")
     check_writable(folder)
     # The name of a folder may be no UTF-8.
     name = os.fsencode(folder.name).decode("utf-8", errors="replace")
-    page = _render(name=name, metrics=metrics, pictures=pictures, neighbors=neighbors)
+    page = _render(name=name, metrics=metrics, pictures=pictures, neighbors=neighbors, audit=audit)
     path = write_text(folder / "report.html", page)
     tell(f"report written to {path}")
     return path
@@ -128,6 +135,39 @@ def _neighbors(content: Mapping[str, Any]) -> dict[str, Any]:
             for key, label in DISTANCES
         ],
         "ratio": figure(summary, "ratio", ".3f", "no value"),
+    }
+
+
+def _audit(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict on samples, and their figures beside those of real slices and of reconstructions."""
+    newness, intervals = content["newness"], {"copies of training slices": content["newness"]["copies"]}
+    for name in ("rms", "local_ratio", "tolerant_distance"):
+        label = f"below the 1 % quantile of unseen slices, {name.replace('_', ' ')}"
+        intervals[label] = newness[name]["below_1_percent"]
+    if content["membership"] is not None:
+        intervals["training slices told from unseen ones by their bits, AUC"] = content["membership"]
+    return {
+        "verdict": text_of(content, "verdict"),
+        "reasons": [text_of({"reason": reason}, "reason") for reason in content["reasons"]],
+        "samples": figure(content, "samples", ".0f"),
+        "newness_heads": ["", "value", "95 % interval from", "to"],
+        "newness": [
+            (label, [figure(told, name, ".3f") for name in ("value", "low", "high")])
+            for label, told in intervals.items()
+        ],
+        "heads": ["", "samples", "real slices", "reconstructions", ""],
+        "rows": [
+            (
+                text_of(told, "label"),
+                [
+                    figure(told, "samples", ".3f"),
+                    figure(told["real"], "value", ".3f"),
+                    figure(told["reconstructions"], "value", ".3f"),
+                    text_of(told, "word"),
+                ],
+            )
+            for told in content["fidelity"]
+        ],
     }
 
 

@@ -32,6 +32,8 @@ from monai_vqprior.volumes.geometry import Volume, block_of
 
 __all__ = ["load_sample", "write_samples"]
 
+# What other commands write about the samples.
+_RESULTS = tuple(f"{name}.{suffix}" for name in ("neighbors", "audit") for suffix in ("png", "json"))
 # Samples on the contact sheet at most, and in one of its rows.
 _MOST_PICTURES = 100
 _COLUMNS = 10
@@ -80,7 +82,7 @@ def write_samples(
     settings = {"num_samples": num_samples, **settings_of(inferer, autoencoder, prior, seed, conditions)}
     # Results about the samples are removed with them.
     suffixes = (".png", ".nii.gz") if nifti else (".png",)
-    files = DrawnFiles(Path(output_dir), "sample", suffixes, ("neighbors.png", "neighbors.json"))
+    files = DrawnFiles(Path(output_dir), "sample", suffixes, _RESULTS)
     autoencoder.eval()
 
     def draw(indices: Sequence[int], report: Callable[[], object]) -> Iterator[tuple[list[int], torch.Tensor]]:

@@ -46,6 +46,9 @@ def measured() -> dict[str, float]:
         "codes_used": 500,
         "perplexity": 321.654,
         "bits_per_code": 5.4321,
+        "mae": 0.01234,
+        "bits_per_slice": 1043.4,
+        "bits_per_pixel": 0.33965,
     }
 
 

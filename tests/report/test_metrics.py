@@ -27,7 +27,7 @@ from monai_vqprior.report import code_baselines, summarize, write_metrics, write
 KEYS = {
     *("split", "slices", "subjects", "skipped", "spatial_size", "ssim", "ssim_brain", "ms_ssim", "psnr", "codes_used"),
     *("num_embeddings", "perplexity", "bits_per_code", "bits_per_code_histogram", "bits_per_code_position_histogram"),
-    *("ssim_definition", "baselines"),
+    *("mae", "bits_per_slice", "bits_per_pixel", "ssim_definition", "baselines", "by_subject", "codecs"),
 }
 BITS = {"bits_per_code_histogram": 8.0, "bits_per_code_position_histogram": 5.0}
 BASELINES = {name: {"ssim": 0.1, "ssim_brain": 0.2} for name in ("black", "mean")}
@@ -125,10 +125,13 @@ class TestWriteMetrics:
             "SSIM over brain windows 0.9234 0.0011 0.3456",
             "multi-scale SSIM 0.9877",
             "PSNR, dB 29.88",
+            "mean absolute error 0.0123",
             "codes used 500",
             "codes in the codebook 512",
             "perplexity of the codes 321.7",
             "bits a code under the prior 5.432",
+            "bits a slice 1043",
+            "bits a pixel 0.3397",
             "bits a code under the histogram of the codes 8.071",
             "bits a code under the histogram of each position 5.913",
             f"written to {tmp_path / 'metrics.json'}",

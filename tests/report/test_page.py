@@ -81,6 +81,25 @@ def test_figures_of_the_neighbors(folder: Path) -> None:
         write_report(folder)
 
 
+def test_verdict_and_figures_of_an_audit(folder: Path) -> None:
+    interval = {"value": 0.125, "low": 0.0625, "high": 0.25}
+    near = {"below_1_percent": interval}
+    told = {"label": "recall <1", "samples": 0.5, "real": interval, "reconstructions": interval, "word": "told apart"}
+    content = {"verdict": "look", "reasons": ["look: 1 < 2"], "samples": 3, "fidelity": [told], "membership": None}
+    content["newness"] = {"copies": interval, "rms": near, "local_ratio": near, "tolerant_distance": near}
+    (folder / "audit.json").write_text(json.dumps(content))
+    page = Page(write_report(folder))
+    assert ["recall <1", "0.500", "0.125", "0.125", "told apart"] in page.rows
+    assert ["copies of training slices", "0.125", "0.062", "0.250"] in page.rows
+    assert ["below the 1 % quantile of unseen slices, local ratio", "0.125", "0.062", "0.250"] in page.rows
+    assert "Audit: look" in page.text
+    assert "look: 1 < 2" in page.text
+    assert "by their bits" not in page.text
+    (folder / "audit.json").write_text(json.dumps({**content, "membership": {**interval, "value": 0.75}}))
+    rows = Page(write_report(folder)).rows
+    assert ["training slices told from unseen ones by their bits, AUC", "0.750", "0.062", "0.250"] in rows
+
+
 def test_all_of_a_run_on_one_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_report(folder)
     assert path == folder / "report.html"
@@ -104,10 +123,13 @@ def test_table_shows_the_metrics_beside_the_baselines(folder: Path) -> None:
         ["0.9234", "0.0011", "0.3456"],
         ["0.9877", "", ""],
         ["29.88", "", ""],
+        ["0.0123", "", ""],
         ["500", "", ""],
         ["512", "", ""],
         ["321.7", "", ""],
         ["5.432", "", ""],
+        ["1043", "", ""],
+        ["0.3397", "", ""],
         ["8.071", "", ""],
         ["5.913", "", ""],
     ]

@@ -40,6 +40,16 @@ NEIGHBORS: dict[str, Any] = {
     },
     "samples": [{"file": "samples/sample_00000.png", "nearest": "a.png", "rms": 0.1, "other": None}],
 }
+INTERVAL = {"value": 0.25, "low": 0.125, "high": 0.5}
+NEAR = {"below_1_percent": INTERVAL}
+AUDIT: dict[str, Any] = {
+    "verdict": "pass",
+    "reasons": ["look: a reason"],
+    "samples": 3,
+    "newness": {"copies": INTERVAL, "rms": NEAR, "local_ratio": NEAR, "tolerant_distance": NEAR},
+    "membership": INTERVAL,
+    "fidelity": [{"label": "a", "samples": 0.5, "real": INTERVAL, "reconstructions": INTERVAL, "word": "b"}],
+}
 
 
 def replaced(content: Any, value: Any) -> Iterator[Any]:
@@ -56,14 +66,14 @@ def replaced(content: Any, value: Any) -> Iterator[Any]:
 @pytest.fixture
 def files(summary: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """JSON files of a run, with their contents."""
-    contents = {"metrics.json": summary, "neighbors.json": NEIGHBORS}
+    contents = {"metrics.json": summary, "neighbors.json": NEIGHBORS, "audit.json": AUDIT}
     for name, content in contents.items():
         (tmp_path / name).write_text(json.dumps(content))
     write_report(tmp_path)
     return contents
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "neighbors.json"])
+@pytest.mark.parametrize("name", ["metrics.json", "neighbors.json", "audit.json"])
 @pytest.mark.parametrize(
     "value",
     [

@@ -1,0 +1,110 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monai_vqprior.data import SliceDataset
+from monai_vqprior.inferers import (
+    VQPriorInferer,
+    cached_grids,
+    encode_images,
+    pooled_encodings,
+    rate_grids,
+    reconstruct_images,
+)
+from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
+
+
+@pytest.fixture
+def network() -> AutoencoderVQ:
+    torch.manual_seed(0)
+    return AutoencoderVQ(channels=(8,), codebook=EMACodebook(num_embeddings=8, embedding_dim=4))
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(256, (5, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def dataset_of(images: torch.Tensor) -> SliceDataset:
+    def load(item: dict[str, Any]) -> dict[str, Any]:
+        return {**item, "image": images[item["image"]]}
+
+    return SliceDataset([{"image": i} for i in range(len(images))], load, 32, progress=False)
+
+
+def test_what_the_network_says_of_all_images_at_once(network: AutoencoderVQ, images: torch.Tensor) -> None:
+    network.eval()
+    with torch.no_grad():
+        encodings = network.encode(images / 255)
+        codes = network.index_quantize(images / 255)
+        decoded = network.decode_samples(codes)
+    network.train()
+    options: dict[str, Any] = {"batch_size": 2, "progress": False}
+    blocks = encodings.unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5)).flatten(1)
+    torch.testing.assert_close(pooled_encodings(network, images, **options), blocks, atol=1e-5, rtol=1e-4)
+    assert torch.equal(encode_images(network, images, **options), codes.int())
+    rebuilt = reconstruct_images(network, images, **options)
+    assert rebuilt.dtype == torch.uint8
+    torch.testing.assert_close(rebuilt.float(), decoded.clamp(0, 1) * 255, atol=0.51, rtol=0)
+    assert network.training
+
+
+def test_bits_of_grids_with_their_conditions() -> None:
+    torch.manual_seed(0)
+    prior = GatedPixelCNN(num_embeddings=4, spatial_size=3, channels=4, num_layers=1, num_classes=[2], num_values=1)
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    grids = torch.randint(4, (5, 3, 3), generator=torch.Generator().manual_seed(0))
+    data = [{"sex": i % 2, "age": i / 4, "image": "x"} for i in range(5)]
+    found = rate_grids(prior, grids, data, ["sex"], ["age"], batch_size=2, progress=False)
+    for i in range(5):
+        labels, values = torch.tensor([[i % 2]]), torch.tensor([[i / 4]])
+        bits = VQPriorInferer().bits(grids[i : i + 1], prior, labels, values)
+        assert float(found[i]) == pytest.approx(float(bits.mean()), rel=1e-5)
+    other = rate_grids(prior, grids, [{**item, "sex": 0} for item in data], ["sex"], ["age"], progress=False)
+    assert not torch.allclose(found, other)
+
+
+def test_codes_are_kept_for_a_network_and_its_slices(
+    network: AutoencoderVQ, images: torch.Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = dataset_of(images)
+    first = cached_grids(network, dataset, tmp_path, progress=False)
+    assert torch.equal(first, encode_images(network, images, progress=False))
+    (path,) = tmp_path.iterdir()
+    torch.save(torch.ones_like(first), path)  # what is kept is what is read
+    assert cached_grids(network, dataset, tmp_path, progress=False).eq(1).all()
+
+    changed = images.clone()
+    changed[0, 0, 0, 0] ^= 1
+    cached_grids(network, dataset_of(changed), tmp_path, progress=False)
+    with torch.no_grad():
+        network.encoder[0].conv.weight.mul_(1.1)
+    cached_grids(network, dataset, tmp_path, progress=False)
+    assert len(list(tmp_path.iterdir())) == 3
+
+    for content in (b"no file of torch", None):
+        name = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        if content is None:
+            torch.save(first[:2], name)  # of other slices
+        else:
+            name.write_bytes(content)
+        caplog.clear()
+        again = cached_grids(network, dataset, tmp_path, progress=False)
+        assert torch.equal(again, encode_images(network, images, progress=False))
+        assert "is damaged: the slices are encoded again" in caplog.text
