@@ -46,6 +46,10 @@ def _sample(options: argparse.Namespace) -> None:
     run(options, STACKS["sample"])
 
 
+def _complete(options: argparse.Namespace) -> None:
+    run(options, STACKS["complete"])
+
+
 def _neighbors(options: argparse.Namespace) -> None:
     run(options, STACKS["neighbors"])
 
@@ -92,6 +96,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "evaluate": _evaluate,
     "reconstruct": _reconstruct,
     "sample": _sample,
+    "complete": _complete,
     "neighbors": _neighbors,
     "report": _report,
     "prepare": _prepare,

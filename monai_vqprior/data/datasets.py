@@ -177,7 +177,7 @@ class SliceDataset(_SeededDataset):
             expected = " x ".join(map(str, self.spatial_size))
             raise InputError(
                 f"{self.data[index]['image']} is {height} x {width} pixels, but spatial_size is {expected}: all slices "
-                "must have one size; pass the size of yours as --spatial_size."
+                "must have one size, that of the training; pass the size of yours as --spatial_size."
             )
         return torch.as_tensor(image)
 

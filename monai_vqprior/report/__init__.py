@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from monai_vqprior.report.completions import write_completions
 from monai_vqprior.report.metrics import code_baselines, summarize, write_metrics
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
@@ -23,6 +24,7 @@ __all__ = [
     "read_samples",
     "reconstruct_volumes",
     "summarize",
+    "write_completions",
     "write_metrics",
     "write_neighbors",
     "write_report",

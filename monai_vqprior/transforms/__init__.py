@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from monai_vqprior.transforms.intensity import BytesToUnit, BytesToUnitd, UnitToBytes
 from monai_vqprior.transforms.io import LoadSlice, LoadSliced
+from monai_vqprior.transforms.masks import LoadMask
 from monai_vqprior.transforms.scale import EIGHT_BITS, find_max_value
 
-__all__ = ["EIGHT_BITS", "BytesToUnit", "BytesToUnitd", "LoadSlice", "LoadSliced", "UnitToBytes", "find_max_value"]
+__all__ = ["EIGHT_BITS", "BytesToUnit", "BytesToUnitd", "LoadMask", "LoadSlice", "LoadSliced", "UnitToBytes", "find_max_value"]
