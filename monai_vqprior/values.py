@@ -336,6 +336,8 @@ SETTINGS: dict[str, Kind] = {
     "prior_sketch_dropout": number(0, 1, below=True),
     "conditions": CONDITIONS,
     "condition_dropout": number(0, 1, below=True),
+    "neighbor_context": FLAG,
+    "neighbor_dropout": number(0, 1, below=True),
     "autoencoder_weights": TEXT,
     # samples
     "num_samples": whole(1, 10**7),

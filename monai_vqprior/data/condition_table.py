@@ -72,7 +72,7 @@ class ConditionTable:
         columns = dict.fromkeys((*self._subjects[0], *self._slices[0]))
         return [_POSITION, *(column for column in columns if column and column not in _NO_CONDITIONS)]
 
-    def fit(self, conditions: str | Sequence[str | Mapping[str, Any]]) -> Conditions:
+    def fit(self, conditions: str | Sequence[str | Mapping[str, Any]], also: Sequence[str] = ()) -> Conditions:
         """
         Look in the training split what classes a condition has, or at what mean and scale its values lie.
 
@@ -80,6 +80,8 @@ class ConditionTable:
             conditions: names of conditions; also as text, ``[dementia,slice]``. An entry as :class:`Conditions` takes
                 it is left as it is: the prior of another data set brings its own, and numbers can be made classes by
                 ``{"name": "cdr", "classes": ["0", "0.5", "1"]}``.
+            also: names of conditions that are needed besides, such as ``slice`` for whole heads; those that are named
+                already are not added.
 
         Returns:
             the conditions.
@@ -92,7 +94,9 @@ class ConditionTable:
             conditions = [name.strip() for name in conditions.strip("[]()").split(",") if name.strip()]
         if not isinstance(conditions, Sequence):
             raise InputError(f"conditions must be a list of names, such as [dementia,slice], got {conditions!r}.")
-        return Conditions([self._entry(condition) for condition in conditions])
+        named = {entry.get("name") if isinstance(entry, Mapping) else str(entry) for entry in conditions}
+        needed = [name for name in also if name not in named]
+        return Conditions([self._entry(condition) for condition in (*conditions, *needed)])
 
     def join(self, items: Sequence[Mapping[str, Any]], conditions: Conditions) -> list[dict[str, Any]]:
         """

@@ -51,6 +51,8 @@ class _SeededDataset(Dataset):
         super().__init__(data, transform)
         self.seed = seed
         self.epoch = 0
+        #: a number for each item; those of one number then have the same draws. None for draws of their own.
+        self.groups: Sequence[int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Give the items of another epoch from now on: :class:`~monai_vqprior.handlers.StepSeeds` calls it."""
@@ -58,7 +60,8 @@ class _SeededDataset(Dataset):
 
     def _seed_of(self, index: int) -> int | None:
         """Seed of the draws for an item of this epoch."""
-        return None if self.seed is None else mixed_seed(self.seed, self.epoch, index)
+        number = index if self.groups is None else self.groups[index]
+        return None if self.seed is None else mixed_seed(self.seed, self.epoch, number)
 
 
 class SliceDataset(_SeededDataset):
@@ -193,9 +196,13 @@ class CodeGridDataset(_SeededDataset):
             of the accesses to a grid, one of its views is drawn and returned instead. None for no views.
         seed: seed of these draws, which then depend on (seed, epoch, grid); ``set_epoch`` gives the epoch. None to
             draw by PyTorch's random numbers.
+        neighbors: (N,), the number of the grid of each slice's neighbor, -1 where there is none, as
+            :func:`monai_vqprior.data.slices_below` finds them. The items then have the ``neighbor`` too, of the same
+            view as the grid, and all -1 where there is none. None for items without.
+        neighbor_dropout: probability that a neighbor is withheld.
 
     Raises:
-        ValueError: when there are not as many dictionaries as grids, or the views are not of these grids.
+        ValueError: when there are not as many dictionaries or neighbors as grids, or the views are not of these grids.
     """
 
     def __init__(
@@ -204,24 +211,35 @@ class CodeGridDataset(_SeededDataset):
         data: Sequence[Mapping[str, Any]] | None = None,
         views: torch.Tensor | None = None,
         seed: int | None = None,
+        neighbors: torch.Tensor | None = None,
+        neighbor_dropout: float = 0.0,
     ) -> None:
         items = [{} for _ in range(len(grids))] if data is None else [dict(item) for item in data]
         if len(items) != len(grids):
             raise ValueError(f"data must have an entry for each of the {len(grids)} grids, got {len(items)}.")
         if views is not None and (not len(views) or views.shape[1:] != grids.shape):
             raise ValueError(f"views must be (V, {', '.join(map(str, grids.shape))}), got {tuple(views.shape)}.")
+        if neighbors is not None and neighbors.shape != (len(grids),):
+            raise ValueError(f"neighbors must be ({len(grids)},), got {tuple(neighbors.shape)}.")
         super().__init__(items, seed=seed)
         self.grids = grids
         self.views = views
+        self.neighbors = neighbors
+        self.neighbor_dropout = neighbor_dropout
 
     def _transform(self, index: int) -> Any:
-        grid = self.grids[index]
-        if self.views is not None:
-            seed = self._seed_of(index)
-            draw = None if seed is None else torch.Generator().manual_seed(seed)
-            if torch.rand((), generator=draw) < 0.5:
-                grid = self.views[int(torch.randint(len(self.views), (), generator=draw)), index]
-        return {**self.data[index], "codes": grid.long()}
+        seed = self._seed_of(index)
+        draw = None if seed is None else torch.Generator().manual_seed(seed)
+        grids = self.grids
+        if self.views is not None and torch.rand((), generator=draw) < 0.5:
+            grids = self.views[int(torch.randint(len(self.views), (), generator=draw))]
+        item = {**self.data[index], "codes": grids[index].long()}
+        if self.neighbors is None:
+            return item
+        neighbor = int(self.neighbors[index])
+        withheld = bool(torch.rand((), generator=draw) < self.neighbor_dropout)
+        known = neighbor >= 0 and not withheld
+        return {**item, "neighbor": grids[neighbor].long() if known else torch.full_like(item["codes"], -1)}
 
 
 def mean_image(dataset: SliceDataset) -> torch.Tensor:

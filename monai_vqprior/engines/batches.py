@@ -93,12 +93,21 @@ class PrepareBatchCodes(PrepareBatch):
         label_keys: keys of class labels to condition on, integers, -1 where unknown, in the order of the network's
             ``num_classes``.
         value_keys: keys of continuous values to condition on, NaN where unknown, as many as its ``num_values``.
+        context_keys: keys of further grids that are known before, -1 where a code is missing, in the order of the
+            network's ``context_names``. A batch may have some of them or none.
     """
 
-    def __init__(self, code_key: str = "codes", label_keys: Sequence[str] = (), value_keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        code_key: str = "codes",
+        label_keys: Sequence[str] = (),
+        value_keys: Sequence[str] = (),
+        context_keys: Sequence[str] = (),
+    ) -> None:
         self.code_key = code_key
         self.label_keys = tuple(label_keys)
         self.value_keys = tuple(value_keys)
+        self.context_keys = tuple(context_keys)
 
     def __call__(
         self,
@@ -111,14 +120,23 @@ class PrepareBatchCodes(PrepareBatch):
         Prepare a batch for a MONAI engine.
 
         Args:
-            batchdata: with the code grids (B, *grid) and the conditions, each (B,).
+            batchdata: with the code grids (B, *grid), the conditions, each (B,), and the grids of the context, each
+                (B, *grid).
             device: where to put them.
             non_blocking: whether the copies may run beside the host.
             kwargs: further arguments of :meth:`torch.Tensor.to`.
 
         Returns:
             the grids twice, no positional arguments, and ``labels`` (B, number of labels) and ``values``
-            (B, number of values) where keys are given.
+            (B, number of values) where keys are given, and ``context`` (B, number of keys, *grid) where the batch has
+            one of its grids.
         """
         codes = torch.as_tensor(batchdata[self.code_key]).to(device=device, non_blocking=non_blocking, **kwargs)
-        return codes, codes, (), _conditions(batchdata, self.label_keys, self.value_keys, device, non_blocking)
+        known = _conditions(batchdata, self.label_keys, self.value_keys, device, non_blocking)
+        if any(key in batchdata for key in self.context_keys):
+            missing = torch.full_like(codes, -1)
+            grids = [
+                torch.as_tensor(batchdata[key]).to(codes) if key in batchdata else missing for key in self.context_keys
+            ]
+            known["context"] = torch.stack(grids, dim=1)  # (B, n, *grid)
+        return codes, codes, (), known

@@ -103,10 +103,11 @@ class VQPriorInferer(Inferer):
         network: Any,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits (B, K, *grid) of code grids (B, *grid), given the conditions of the network."""
-        # Only the conditions that there are: networks without conditions take no such arguments.
-        conditions = {"labels": labels, "values": values}
+        """Logits (B, K, *grid) of code grids (B, *grid), given the conditions and the context of the network."""
+        # Only those that there are: networks without conditions take no such arguments.
+        conditions = {"labels": labels, "values": values, "context": context}
         return network(inputs, **{name: rows for name, rows in conditions.items() if rows is not None})
 
     @torch.no_grad()
@@ -116,9 +117,10 @@ class VQPriorInferer(Inferer):
         network: Any,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Information content of each code, -log2 p, (B, *grid) float32: the negative log-likelihood in one pass."""
-        return code_bits(self(inputs, network, labels, values), inputs)
+        return code_bits(self(inputs, network, labels, values, context), inputs)
 
     @torch.no_grad()
     def log_likelihood(
@@ -129,6 +131,7 @@ class VQPriorInferer(Inferer):
         values: torch.Tensor | None = None,
         orderings: Sequence[Ordering | Sequence[int]] = ((),),
         reduction: str = "none",
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Natural log-likelihood of code grids, one pass of the network for each ordering.
@@ -151,6 +154,8 @@ class VQPriorInferer(Inferer):
             orderings: each as in :func:`~monai_vqprior.inferers.reading_order`, such as ``[(), (1,)]`` for the grid as
                 it is and flipped left to right; by default the grid as it is.
             reduction: "none" for each code, "sum" for each grid.
+            context: grids that are known before, (B, number of them, *grid), -1 where a code is missing, as the network
+                takes them; they are re-ordered with the grid.
 
         Returns:
             (B, *grid) float64, or (B,) when summed, in nats; finite for finite logits.
@@ -167,7 +172,8 @@ class VQPriorInferer(Inferer):
         for ordering in orderings:
             order = reading_order(ordering, inputs.shape[1:]).to(inputs.device)
             read = codes[:, order].view_as(inputs)
-            total[:, order] += code_log_likelihood(self(read, network, labels, values), read).flatten(1)
+            known = None if context is None else context.flatten(2)[..., order].view_as(context)
+            total[:, order] += code_log_likelihood(self(read, network, labels, values, known), read).flatten(1)
         total /= len(orderings)
         return total.sum(1) if reduction == "sum" else total.view(inputs.shape)
 
@@ -183,6 +189,7 @@ class VQPriorInferer(Inferer):
         on_position: Callable[[], object] | None = None,
         given: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Draw grids from the prior, code by code in raster order, or complete grids that are partly given.
@@ -203,13 +210,15 @@ class VQPriorInferer(Inferer):
                 the codes before it alone.
             indices: numbers of the samples to draw.
             seed: seed of the run.
-            labels: see :class:`~monai_vqprior.sampling.Conditioning`, as ``values``, ``given`` and ``mask``.
+            labels: see :class:`~monai_vqprior.sampling.Conditioning`, as ``values``, ``given``, ``mask`` and
+                ``context``.
             values: continuous conditions.
             spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position of each tile, for a progress bar; of a tile that a worker drew, for
                 all of its positions once it is there.
             given: codes to keep.
             mask: where they are kept.
+            context: grids that are known before.
 
         Returns:
             (number of indices, *grid) int64.
@@ -220,7 +229,7 @@ class VQPriorInferer(Inferer):
                 on another device than a CPU.
         """
         wanted = list(indices)
-        conditioning = Conditioning(labels, values, given, mask)
+        conditioning = Conditioning(labels, values, given, mask, context)
         tiles = self.sample_tiles(
             network, wanted, seed, conditioning=conditioning, spatial_size=spatial_size, on_position=on_position
         )
@@ -250,7 +259,7 @@ class VQPriorInferer(Inferer):
             network: the prior.
             indices: numbers of the samples to draw.
             seed: seed of the run.
-            conditioning: labels, values, given codes and their mask.
+            conditioning: labels, values, given codes and their mask, and context.
             spatial_size: size of the grids, for networks that have none of their own.
             on_position: called after each position.
             **parts: the parts of a ``conditioning``, as :meth:`sample` takes them, in its place.
@@ -268,7 +277,7 @@ class VQPriorInferer(Inferer):
             raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
         size = _grid_size(network, spatial_size)
         num_codes = getattr(network, "num_embeddings", None)
-        rows = conditioning.rows(len(wanted), size, num_codes, condition_needed=self.guidance_scale != 1)
+        rows = conditioning.rows(len(wanted), size, num_codes, self.guidance_scale != 1, _num_contexts(network))
         device = next(network.parameters()).device
         if self.num_workers and device.type != "cpu":
             raise InputError(f"num_workers must be 0 on {device.type}, got {self.num_workers}: workers are for a CPU.")
@@ -309,6 +318,13 @@ class VQPriorInferer(Inferer):
         if self.top_p is not None and self.top_p < 1:
             probabilities = keep_top_p(probabilities, self.top_p)
         return draw_codes(probabilities, uniforms)
+
+
+def _num_contexts(network: Any) -> int | None:
+    """Number of grids of a network's context; None for a network that does not tell, or that has another context."""
+    names = getattr(network, "context_names", None)
+    other = not names and getattr(network, "context_network", None) is not None
+    return None if names is None or other else len(names)
 
 
 def _grid_size(network: Any, spatial_size: Sequence[int] | None) -> tuple[int, ...]:

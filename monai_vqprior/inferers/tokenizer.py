@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -155,6 +155,7 @@ def encode_views(
     dtype: torch.dtype | None = None,
     batch_size: int = 16,
     progress: bool = True,
+    groups: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """
     Code grids of several views of each slice, made by the random transforms of its data set.
@@ -171,6 +172,8 @@ def encode_views(
         dtype: type to autocast to; None for none.
         batch_size: slices at a time.
         progress: show a progress bar.
+        groups: a number for each slice; those of one number are changed alike, so that the slices of a scan
+            (:func:`~monai_vqprior.data.scan_numbers`) still fit together. None to change each on its own.
 
     Returns:
         (V, N, *grid) int32, on the CPU.
@@ -182,13 +185,13 @@ def encode_views(
         raise ValueError("dataset must have an augmentation to make views of its slices, got none.")
     if not isinstance(num_views, int) or num_views < 1:
         raise InputError(f"num_views (prior_views) must be a whole number of at least 1, got {num_views!r}.")
-    before = dataset.seed, dataset.epoch
-    dataset.seed = seed  # views are like epochs of this seed
+    before = dataset.seed, dataset.epoch, dataset.groups
+    dataset.seed, dataset.groups = seed, groups  # views are like epochs of this seed
     try:
         number = num_views * math.ceil(len(dataset) / batch_size)
         grids = _encode(network, _views(dataset, num_views, batch_size), number, device, dtype, progress)
     finally:
-        dataset.seed, dataset.epoch = before
+        dataset.seed, dataset.epoch, dataset.groups = before
     return grids.unflatten(0, (num_views, len(dataset)))
 
 

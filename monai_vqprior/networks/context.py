@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -19,6 +20,7 @@ from monai.utils import ensure_tuple_rep
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.autoencoder import PreactivationBlock, unfold
+from monai_vqprior.networks.code_similarity import similarity_maps
 
 __all__ = ["CodeContext"]
 
@@ -62,7 +64,7 @@ class CodeContext(nn.Module):
         channels: channels of the prior, C.
         strides: positions of the prior's grid along each axis that one code of the context stands for, one number for
             each grid.
-        num_blocks: residual blocks of each grid.
+        num_blocks: residual blocks of each grid, one number for all or one a grid: those of a coarse grid cost little.
         num_fine_blocks: residual blocks of their sum.
         spatial_dims: 2 or 3.
 
@@ -81,7 +83,7 @@ class CodeContext(nn.Module):
         spatial_size: int | Sequence[int] = 32,
         channels: int = 64,
         strides: int | Sequence[int] = 4,
-        num_blocks: int = 3,
+        num_blocks: int | Sequence[int] = 3,
         num_fine_blocks: int = 1,
         spatial_dims: int = 2,
     ) -> None:
@@ -94,14 +96,30 @@ class CodeContext(nn.Module):
             )
         if min(*numbers, *steps) < 1:
             raise InputError(f"num_embeddings and strides must be positive, got {numbers} and {steps}.")
-        if num_blocks < 0 or num_fine_blocks < 0:
+        blocks = [num_blocks] * len(numbers) if isinstance(num_blocks, int) else list(num_blocks)
+        if len(blocks) != len(numbers):
+            raise InputError(f"num_blocks must have one number for each grid, got {blocks} for {len(numbers)} grids.")
+        if min(*blocks, num_fine_blocks) < 0:
             raise InputError(f"numbers of blocks must not be negative, got {num_blocks} and {num_fine_blocks}.")
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
         self.sources = nn.ModuleList(
-            _Source(spatial_dims, number, [-(-size // step) for size in self.spatial_size], step, channels, num_blocks)
-            for number, step in zip(numbers, steps, strict=True)
+            _Source(spatial_dims, number, [-(-size // step) for size in self.spatial_size], step, channels, depth)
+            for number, step, depth in zip(numbers, steps, blocks, strict=True)
         )
         self.blocks = nn.Sequential(*(PreactivationBlock(spatial_dims, channels) for _ in range(num_fine_blocks)))
+
+    @torch.no_grad()
+    def start_at_codes(self, vectors: torch.Tensor, source: int) -> None:
+        """
+        Initialize a grid with the codebook: similar codes have similar embeddings, as in
+        :meth:`GatedPixelCNN.start_at_codes`.
+
+        Args:
+            vectors: the codebook of the grid, (K, D), on any scale.
+            source: number of the grid.
+        """
+        weight = cast(_Source, self.sources[source]).embedding.weight
+        weight[:-1] = similarity_maps(vectors, weight.shape[1], 1, weight)[0]
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """

@@ -32,7 +32,9 @@ class HierarchicalPrior(nn.Module):
     sketch is a function of the codes, so the bits of both add up to an exact code length.
 
     The sketch has few positions, so that its prior can have attention; the prior of the codes takes the sketch as its
-    spatial context. Conditions go to both.
+    spatial context. Conditions go to both. So do other contexts (``context_names`` of both networks): grids of the same
+    codes that are known before, such as that of the neighboring slice. The prior of the codes takes them behind the
+    sketch, the prior of the sketches takes their sketches.
 
     In training mode a call returns (logits, bits of the sketch), as a VQ-VAE returns (reconstruction, loss); in
     evaluation mode one tensor of logits, of K + 1 codes. The last one stands for all grids with another sketch: a code
@@ -43,11 +45,11 @@ class HierarchicalPrior(nn.Module):
     Args:
         sketch: makes the sketch of a grid.
         sketch_prior: prior of the sketches, of the sketch's size and number of codes.
-        code_prior: prior of the grids, with a context network that takes the sketch,
-            such as :class:`~monai_vqprior.networks.CodeContext`.
+        code_prior: prior of the grids, with a context network that takes the sketch and the grids in its
+            ``context_names``, such as :class:`~monai_vqprior.networks.CodeContext`.
 
     Raises:
-        ValueError: when sizes or numbers of codes do not fit together.
+        ValueError: when sizes, numbers of codes or contexts do not fit together.
 
     Example:
         >>> from monai_vqprior.networks import CodeContext
@@ -72,6 +74,11 @@ class HierarchicalPrior(nn.Module):
                 f"code_prior must be of {sketch.grid_size} codes and have a context_network, got "
                 f"{code_prior.spatial_size} and {code_prior.context_network}."
             )
+        if sketch_prior.context_names != code_prior.context_names:
+            raise ValueError(
+                f"sketch_prior and code_prior must have the same context_names, got {sketch_prior.context_names} and "
+                f"{code_prior.context_names}."
+            )
         self.sketch = sketch
         self.sketch_prior = sketch_prior
         self.code_prior = code_prior
@@ -80,11 +87,18 @@ class HierarchicalPrior(nn.Module):
         self.num_embeddings = code_prior.num_embeddings
         self.num_classes = code_prior.num_classes
         self.num_values = code_prior.num_values
+        #: names of the grids of a context, in their order.
+        self.context_names = code_prior.context_names
+        self._num_contexts = len(self.context_names)
         #: number of random numbers of a grid, one for each code of the sketch and then one for each code.
         self.num_draws: int = math.prod(sketch.spatial_size) + math.prod(self.spatial_size)
 
     def forward(
-        self, codes: torch.Tensor, labels: torch.Tensor | None = None, values: torch.Tensor | None = None
+        self,
+        codes: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
         Rate grids with their sketches.
@@ -93,15 +107,17 @@ class HierarchicalPrior(nn.Module):
             codes: (B, *spatial), integers in 0..K-1.
             labels: as in :meth:`GatedPixelCNN.forward`.
             values: as in :meth:`GatedPixelCNN.forward`.
+            context: grids of codes, (B, number of ``context_names``, *spatial), -1 where a code is missing; None when
+                all are missing.
 
         Returns:
             in training mode the logits (B, K, *spatial) of the codes given the sketch, and the bits of the sketch for
             each code of the grid, a scalar; in evaluation mode logits (B, K + 1, *spatial), see above.
         """
         sketch = self.sketch(codes)
-        sketch_logits = self.sketch_prior(sketch, labels, values).float()
+        sketch_logits = self.sketch_prior(sketch, labels, values, self._sketches(context)).float()
         nats = F.cross_entropy(sketch_logits, sketch, reduction="none")  # (B, *sketch)
-        logits = self.code_prior(codes, labels, values, self.sketch.spread(sketch))
+        logits = self.code_prior(codes, labels, values, self._with_context(sketch, context))
         if self.training:
             return logits, nats.sum() / (codes.numel() * math.log(2.0))
         share = -self.sketch.spread(nats) / self.sketch.spread(self.sketch.block_sizes)  # (B, 1, *spatial)
@@ -116,6 +132,7 @@ class HierarchicalPrior(nn.Module):
         batch_size: int,
         labels: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Draw sketches, then grids of these sketches, each position computed once.
@@ -126,16 +143,35 @@ class HierarchicalPrior(nn.Module):
             batch_size: number of grids, B.
             labels: as in :meth:`GatedPixelCNN.forward`.
             values: as in :meth:`GatedPixelCNN.forward`.
+            context: as in :meth:`forward`.
 
         Returns:
             codes, (B, *spatial) int64. A code that was drawn may lie in a block whose own sketch would be another.
         """
-        sketch = self.sketch_prior.generate(choose, batch_size, labels, values)
+        sketch = self.sketch_prior.generate(choose, batch_size, labels, values, self._sketches(context))
         first = math.prod(self.sketch.spatial_size)
-        context = self.sketch.spread(sketch)
+        known = self._with_context(sketch, context)
         return self.code_prior.generate(
-            lambda position, logits: choose(first + position, logits), batch_size, labels, values, context
+            lambda position, logits: choose(first + position, logits), batch_size, labels, values, known
         )
+
+    def _sketches(self, context: torch.Tensor | None) -> torch.Tensor | None:
+        """The context of the sketch: the sketches (B, n, *sketch) of grids (B, n, *spatial)."""
+        if context is None:
+            return None
+        sketches = self.sketch.of_known(context.flatten(0, 1))  # (B, n, *spatial) -> (B * n, *spatial)
+        return sketches.view([context.shape[0], context.shape[1]] + list(sketches.shape[1:]))  # noqa: RUF005 (TorchScript)
+
+    def _with_context(self, sketch: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """The context of the codes, (B, 1 + n, *spatial): the sketch (B, *sketch), and what else is known."""
+        spread = self.sketch.spread(sketch)
+        if self._num_contexts == 0:
+            return spread
+        if context is None:
+            sizes = list(spread.shape)
+            sizes[1] = self._num_contexts
+            context = torch.full(sizes, -1, dtype=spread.dtype, device=spread.device)
+        return torch.cat([spread, context], 1)
 
     def given_draws(self, given: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """

@@ -24,6 +24,7 @@ from monai.utils import ensure_tuple_rep
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import GatedLayer, shift
+from monai_vqprior.networks.code_similarity import similarity_maps
 from monai_vqprior.networks.condition_dropout import drop_conditions, drop_contexts
 from monai_vqprior.networks.scripting import is_scripting
 from monai_vqprior.sampling import GridSampler
@@ -67,6 +68,8 @@ class GatedPixelCNN(nn.Module):
             causal: every logit may depend on all of the context. Such as :class:`~monai_vqprior.networks.CodeContext`,
             for a sketch of the grid or the grid of a neighboring slice; any module that takes one tensor (B, ...) and
             returns such a map. None for a network without.
+        context_names: names of the grids that the context consists of, in their order, such as ``("neighbor",)``: by
+            them those who make contexts know what the network takes.
         context_dropout: probability that the context of a grid is withheld in training, never in evaluation mode.
 
     Raises:
@@ -96,6 +99,7 @@ class GatedPixelCNN(nn.Module):
         position_logits: bool = False,
         context_network: nn.Module | None = None,
         context_dropout: float = 0.0,
+        context_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -115,6 +119,9 @@ class GatedPixelCNN(nn.Module):
         self.num_draws: int = math.prod(self.spatial_size)
         self.condition_dropout = condition_dropout
         self.context_dropout = context_dropout
+        self.context_names: tuple[str, ...] = tuple(context_names)
+        if self.context_names and context_network is None:
+            raise InputError(f"context_names need a context_network, got {list(context_names)} and none.")
         self.num_classes = tuple(num_classes)
         self.num_values = num_values
 
@@ -209,13 +216,10 @@ class GatedPixelCNN(nn.Module):
         """
         if vectors.dim() != 2 or len(vectors) != self.num_embeddings:
             raise ValueError(f"vectors must be ({self.num_embeddings}, D), got {tuple(vectors.shape)}.")
-        centered = (vectors - vectors.mean(0)).to(self.embedding.weight)
-        scale = centered.square().mean(0).sqrt().clamp_min(torch.finfo(centered.dtype).tiny)
-        standardized = centered / scale / math.sqrt(vectors.shape[1])
         last = cast(torch.Tensor, self.head[-1].weight)  # (K, C, 1, ...)
-        directions = torch.randn(2, vectors.shape[1], last.shape[1]).to(standardized)  # (2, D, C)
-        self.embedding.weight.copy_(standardized @ directions[0])
-        last.copy_((standardized @ directions[1] / math.sqrt(last.shape[1])).view_as(last))
+        embeddings, rows = similarity_maps(vectors, last.shape[1], 2, self.embedding.weight)
+        self.embedding.weight.copy_(embeddings)
+        last.copy_((rows / math.sqrt(last.shape[1])).view_as(last))
         self._silence_head()
 
     @torch.no_grad()

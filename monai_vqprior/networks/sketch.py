@@ -150,6 +150,21 @@ class CodeSketch(nn.Module):
         return self.codebook.encode(self.describe(codes))
 
     @export
+    def of_known(self, codes: torch.Tensor) -> torch.Tensor:
+        """
+        The sketch of grids of which codes may be missing.
+
+        Args:
+            codes: (B, *spatial), -1 where a code is missing.
+
+        Returns:
+            (B, *sketch) int64, -1 for a block that misses a code.
+        """
+        known = codes >= 0
+        whole = self.num_kept(known) == self.block_sizes
+        return torch.where(whole, self.codebook.encode(self.describe(torch.where(known, codes, 0))), -1)
+
+    @export
     def spread(self, sketch: torch.Tensor) -> torch.Tensor:
         """
         A sketch as the context of its grid: each code at all positions of its block.

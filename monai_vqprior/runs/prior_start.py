@@ -18,7 +18,7 @@ import torch
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.metrics import position_log_probabilities
-from monai_vqprior.networks import GatedPixelCNN, HierarchicalPrior
+from monai_vqprior.networks import CodeContext, GatedPixelCNN, HierarchicalPrior
 
 __all__ = ["check_grids", "code_vectors", "start_prior"]
 
@@ -90,7 +90,8 @@ def start_prior(
     """
     Initialize a prior with the codebook and with the histograms of the training codes.
 
-    That is the similarity of codes (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_at_codes`), where codes occur
+    That is the similarity of codes (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_at_codes`), also of those in
+    neighboring grids (:meth:`~monai_vqprior.networks.CodeContext.start_at_codes`), where codes occur
     (:meth:`~monai_vqprior.networks.GatedPixelCNN.start_from`, for a network with ``position_logits``), and for a
     hierarchical prior the same of its sketches, once they are fitted to the grids.
 
@@ -121,5 +122,9 @@ def start_prior(
 def _start(prior: GatedPixelCNN, grids: torch.Tensor, vectors: torch.Tensor | None) -> None:
     if vectors is not None:
         prior.start_at_codes(vectors)
+        network, number = prior.context_network, len(prior.context_names)
+        if isinstance(network, CodeContext):
+            for source in range(len(network.sources) - number, len(network.sources)):
+                network.start_at_codes(vectors, source)
     if prior.position_logits is not None:
         prior.start_from(position_log_probabilities(grids, prior.num_embeddings))

@@ -191,8 +191,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         example = (reshaped or [f"{key} is missing" for key in missing] or [f"{key} is not known" for key in surplus])[
             0
         ]
-        no_sketch = any(key.startswith("sketch_prior.") for key in missing)
-        setting = "--prior_sketch_block 0 for a prior without sketch" if no_sketch else "--spatial_size"
+        setting = _setting_of(missing, surplus)
         raise InputError(
             f"{path} is of another architecture ({len(missing)} tensors missing, {len(surplus)} unknown, "
             f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with, such as its "
@@ -205,6 +204,23 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     unwrap(network).load_state_dict(weights)
     logger.info("loaded %s", path)
     return network
+
+
+def _setting_of(missing: Sequence[str], surplus: Sequence[str]) -> str:
+    """The setting that weights tell by their names to be another one than that of the network."""
+
+    def some(keys: Sequence[str], *beginnings: str) -> bool:
+        return any(key.startswith(beginnings) for key in keys)
+
+    if some(missing, "sketch_prior.embedding."):
+        return "--prior_sketch_block 0 for a prior without sketch"
+    # Only neighbor context gives one of these a context network: a prior of sketches, or one without sketch.
+    contexts = "sketch_prior.context_network.", "context_network."
+    if some(missing, *contexts):
+        return "--neighbor_context false for a prior of single slices"
+    if some(surplus, *contexts) and not some(surplus, "sketch_prior.embedding."):
+        return "--neighbor_context true for a prior of whole heads"
+    return "--spatial_size"
 
 
 def _unreadable(path: str | os.PathLike[str], fault: str) -> InputError:

@@ -20,13 +20,13 @@ import torch
 
 from monai_vqprior.errors import InputError, reason_of
 
-__all__ = ["NOTHING", "Conditioning", "Rows", "condition_rows", "given_rows", "tile_rows"]
+__all__ = ["NOTHING", "Conditioning", "Rows", "condition_rows", "context_rows", "given_rows", "tile_rows"]
 
 #: One number for each label or value of a network, for all samples, or such a row for each sample.
 Rows = Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 
-#: a missing label, a missing value, and a code that is not kept.
-NOTHING = {"labels": -1, "values": math.nan, "given": 0, "mask": False}
+#: a missing label, a missing value, a code that is not kept, and a missing code of a context.
+NOTHING = {"labels": -1, "values": math.nan, "given": 0, "mask": False, "context": -1}
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,23 @@ class Conditioning:
         values: a number for each continuous condition, NaN where it is missing; None likewise.
         given: codes to keep, (*grid) or (number of samples, *grid); of any value where they are not kept.
         mask: bool, True where the given code is kept, False where one is drawn, likewise.
+        context: grids of codes that are known before the first code is drawn, in the order of the network's
+            ``context_names``, (grids, *grid) or (number of samples, grids, *grid), -1 where a code is missing.
     """
 
     labels: Rows | None = None
     values: Rows | None = None
     given: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    context: torch.Tensor | None = None
 
     def rows(
-        self, number: int, size: tuple[int, ...], num_codes: int | None, condition_needed: bool
+        self,
+        number: int,
+        size: tuple[int, ...],
+        num_codes: int | None,
+        condition_needed: bool,
+        num_contexts: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """
         The parts that are asked for, checked.
@@ -58,17 +66,19 @@ class Conditioning:
             size: size of the grid.
             num_codes: number of codes, K; None if unknown.
             condition_needed: whether some condition must be given.
+            num_contexts: number of grids of a context; None if unknown.
 
         Returns:
-            ``labels`` int64, ``values`` float32, ``given`` int64 and ``mask`` bool, those that there are, each
-            (1 or number, ...).
+            ``labels`` int64, ``values`` float32, ``given`` int64, ``mask`` bool and ``context`` int64, those that there
+            are, each (1 or number, ...).
 
         Raises:
             InputError: when a part has another shape or type, a code does not exist, one of ``given`` and ``mask`` is
                 missing, or no condition is given although one is needed.
         """
         conditions = condition_rows(self.labels, self.values, number, condition_needed)
-        return conditions | given_rows(self.given, self.mask, number, size, num_codes)
+        given = given_rows(self.given, self.mask, number, size, num_codes)
+        return conditions | given | context_rows(self.context, number, size, num_codes, num_contexts)
 
 
 def condition_rows(labels: Rows | None, values: Rows | None, number: int, needed: bool) -> dict[str, torch.Tensor]:
@@ -140,6 +150,43 @@ def given_rows(
         if code < 0 or (num_codes is not None and code >= num_codes):
             raise InputError(f"given codes must be codes of the network where the mask is True, got {code}.")
     return {"given": codes.long().view(-1, *size), "mask": kept.view(-1, *size)}
+
+
+def context_rows(
+    context: torch.Tensor | None, number: int, size: tuple[int, ...], num_codes: int | None, num_contexts: int | None
+) -> dict[str, torch.Tensor]:
+    """
+    The grids that are known before.
+
+    Args:
+        context: (grids, *grid) for all samples or (number, grids, *grid), -1 where a code is missing; None for none.
+        number: number of samples.
+        size: size of the grid.
+        num_codes: number of codes, K; None if unknown.
+        num_contexts: number of grids of a context; None if unknown.
+
+    Returns:
+        ``context`` int64 (1 or number, grids, *grid); empty when there is none.
+
+    Raises:
+        InputError: when the shape or type is another, or a code is not one of the network's.
+    """
+    if context is None:
+        return {}
+    if num_contexts == 0:
+        raise InputError("context must be None for a prior that takes none: train one with --neighbor_context true.")
+    codes = torch.as_tensor(context, device="cpu")
+    grids = codes.shape[-len(size) - 1] if codes.dim() > len(size) else 0
+    if grids == 0 or grids != (num_contexts or grids):
+        raise InputError(f"context must have {num_contexts or 'some'} grids, as the network takes, got {grids}.")
+    if tuple(codes.shape) not in ((grids, *size), (number, grids, *size)):
+        expected = (number, grids, *size)
+        raise InputError(f"context must be {expected[1:]} or {expected}, got {tuple(codes.shape)}.")
+    if codes.is_floating_point():
+        raise InputError(f"context must be of whole numbers, got {codes.dtype}.")
+    if int(codes.min()) < -1 or (num_codes is not None and int(codes.max()) >= num_codes):
+        raise InputError(f"context must be codes of the network or -1, got {int(codes.min())} to {int(codes.max())}.")
+    return {"context": codes.long().view(-1, grids, *size)}
 
 
 def tile_rows(rows: Mapping[str, torch.Tensor], row_of: Mapping[int, int], tile_size: int) -> dict[str, torch.Tensor]:

@@ -123,8 +123,11 @@ class TileSampler:
                 codes = torch.where(*keep, codes)
             return codes.repeat(2) if guided else codes
 
-        if guided:  # the same samples once more, with no condition
-            nothing = {name: torch.full_like(part, NOTHING[name]) for name, part in conditions.items()}
+        if guided:  # the same samples once more, with no condition, and with the same context
+            nothing = {
+                name: part if name == "context" else torch.full_like(part, NOTHING[name])
+                for name, part in conditions.items()
+            }
             conditions = {name: torch.cat([part, nothing[name]]) for name, part in conditions.items()}
             number *= 2
         if hasattr(network, "generate"):

@@ -105,6 +105,13 @@ class TestFit:
         assert conditions.settings == []
         assert table.join(items, conditions) == items
 
+    def test_conditions_that_are_needed_besides(self, tmp_path: Path) -> None:
+        table = cohort(tmp_path)
+        assert table.fit("age", ["slice"]).names == ["age", "slice"]
+        assert table.fit(["slice", "age"], ["slice"]).names == ["slice", "age"]
+        fitted = table.fit([], ["slice"])
+        assert table.fit(fitted.settings, ["slice"]).settings == fitted.settings
+
     def test_what_is_known_already_is_left_as_it_is(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         known: list[dict[str, Any]] = [
             {"name": "age", "classes": ["60", "80"]},

@@ -269,6 +269,36 @@ class TestCodeGridDataset:
         assert 10 < drawn[0].count(0) < 40
         assert len(set(drawn[0])) == 7
 
+    def test_neighbor_is_of_the_same_view_and_withheld_at_random(self) -> None:
+        """Grid i holds 10 i, its views 10 i + 1 and 10 i + 2; the first grid has no neighbor."""
+        values = torch.arange(0, 40, 10)[:, None, None].expand(4, 2, 3)
+        views = torch.stack([values + v for v in (1, 2)])
+        dataset = CodeGridDataset(values, None, views, 0, torch.tensor([-1, 0, 1, 2]), neighbor_dropout=0.25)
+        shares = []
+        for epoch in range(500):
+            dataset.set_epoch(epoch)
+            for i in range(4):
+                code, neighbor = (dataset[i][name] for name in ("codes", "neighbor"))
+                assert neighbor.shape == (2, 3)
+                withheld = bool((neighbor == -1).all())
+                assert withheld or (neighbor == code - 10).all()
+                if i:
+                    shares.append(withheld)
+                else:
+                    assert withheld
+        assert 0.2 < np.mean(shares) < 0.3
+        dataset.set_epoch(3)
+        first = [dataset[i]["neighbor"] for i in range(4)]
+        torch.rand(1)
+        assert all(torch.equal(dataset[i]["neighbor"], first[i]) for i in reversed(range(4)))
+
+    def test_all_neighbors_are_there_without_dropout(self) -> None:
+        grids = torch.arange(3)[:, None, None].expand(3, 2, 2)
+        dataset = CodeGridDataset(grids, neighbors=torch.tensor([2, -1, 0]))
+        assert [int(dataset[i]["neighbor"][0, 0]) for i in range(3)] == [2, -1, 0]
+        with pytest.raises(ValueError, match=r"neighbors must be \(3,\), got \(2,\)"):
+            CodeGridDataset(grids, neighbors=torch.zeros(2))
+
     @pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 4, 2, 2), (3, 2, 2)])
     def test_refuses_views_of_other_grids(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"views must be \(V, 3, 2, 2\)"):

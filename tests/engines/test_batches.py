@@ -109,6 +109,15 @@ class TestPrepareBatchCodes:
         codes, _, _, conditions = PrepareBatchCodes("codes", ["sex"], ["age"])(self.batch(), "meta")
         assert {tensor.device.type for tensor in (codes, *conditions.values())} == {"meta"}
 
+    def test_context_in_the_order_of_its_keys(self) -> None:
+        batch = {"codes": torch.zeros(2, 3, 4).long(), "neighbor": torch.ones(2, 3, 4).long()}
+        prepare = PrepareBatchCodes(context_keys=["given", "neighbor"])
+        *_, known = prepare(batch, "cpu")
+        assert known["context"].shape == (2, 2, 3, 4)
+        assert known["context"][:, :, 0, 0].tolist() == [[-1, 1]] * 2
+        *_, known = prepare({"codes": batch["codes"]}, "cpu")  # as in validation
+        assert known == {}
+
     def test_a_missing_condition(self) -> None:
         with pytest.raises(KeyError, match="absent"):
             PrepareBatchCodes(label_keys=["absent"])(self.batch(), "cpu")

@@ -226,6 +226,18 @@ class TestEncodeViews:
         assert is_flipped.any()
         assert len(torch.unique(is_flipped, dim=0)) > 1  # another draw for each view
 
+    def test_slices_of_a_group_are_changed_alike(self) -> None:
+        network = ours()
+        dataset = self.dataset([BytesToUnitd("image"), RandFlipd("image", prob=0.5, spatial_axis=1)])
+        groups = [0, 0, 1, 1, 1]
+        views = encode_views(network, dataset, 8, seed=1, groups=groups, progress=False)
+        plain = torch.as_tensor(nearest_codes(network, dataset.images.float() / 255))
+        is_plain = (views == plain).all((2, 3))
+        for members in ([0, 1], [2, 3, 4]):
+            assert (is_plain[:, members] == is_plain[:, members[:1]]).all()
+        assert len(torch.unique(is_plain, dim=1)[0]) == 2  # the groups differ
+        assert dataset.groups is None
+
     def test_seed_decides(self) -> None:
         network = ours()
         dataset = self.dataset([BytesToUnitd("image"), RandFlipd("image", prob=0.5, spatial_axis=1)])

@@ -218,6 +218,35 @@ class TestLoadWeights:
             load_weights(own, path)
         assert_same(own, before)
 
+    @pytest.mark.parametrize(
+        ("saved", "own", "setting"),
+        [
+            (["sketch_prior.embedding"], [], "--spatial_size"),
+            ([], ["sketch_prior.embedding", "sketch_prior.context_network.a"], "--prior_sketch_block 0 "),
+            (["sketch_prior.context_network.a"], [], "--neighbor_context true "),
+            (["context_network.a"], [], "--neighbor_context true "),
+            ([], ["sketch_prior.context_network.a", "code_prior.context_network.a"], "--neighbor_context false "),
+            (["code_prior.b", "sketch_prior.embedding", "sketch_prior.context_network.a"], [], "--spatial_size"),
+        ],
+    )
+    def test_names_the_setting_that_differs(
+        self, tmp_path: Path, saved: list[str], own: list[str], setting: str
+    ) -> None:
+        def named(parts: list[str]) -> nn.Module:
+            whole = nn.Module()
+            for part in ["head", *parts]:
+                module, *names = whole, *part.split(".")
+                for name in names:
+                    if not hasattr(module, name):
+                        module.add_module(name, nn.Module())
+                    module = getattr(module, name)
+                module.weight = nn.Parameter(torch.zeros(2))
+            return whole
+
+        path = save(tmp_path / "a.pt", named(saved).state_dict())
+        with pytest.raises(InputError, match=f"such as its {setting}"):
+            load_weights(named(own), path)
+
     def test_half_a_checkpoint_changes_nothing(self, tmp_path: Path) -> None:
         own = network(seed=2)
         before = snapshot(own)
