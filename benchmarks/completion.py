@@ -32,7 +32,7 @@ from monai_vqprior.data.masked_slices import touched_blocks
 from monai_vqprior.files import write_png
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.losses import SSIM_WINDOW, ssim_map
-from monai_vqprior.transforms import LoadSliced
+from monai_vqprior.transforms import LoadSliced, fill_from_nearest
 from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
 
 __all__ = ["HOLES", "Measured", "hole", "measure"]
@@ -140,7 +140,8 @@ class Completer:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        codes = self.network.index_quantize(images).repeat_interleave(self.number, 0)
+        hidden = torch.stack([fill_from_nearest(image, mask[None]) for image in images])
+        codes = self.network.index_quantize(hidden).repeat_interleave(self.number, 0)
         stride = [side // length for side, length in zip(mask.shape, codes.shape[1:], strict=True)]
         kept = ~touched_blocks(mask, stride)
         grids = self.inferer.sample(self.prior, range(len(codes)), given=codes, mask=kept)
@@ -188,9 +189,7 @@ def main() -> None:
         methods["raster order, other prior"] = Completer(options.other_dir, overrides, options.num_completions)
     images = middle_slices(options.dataset_dir, options.split, options.num_slices, context.size)
     tables = compare(images, methods, options.holes, options.sheets)
-    summary = {
-        name: round(float(np.mean([float(row[name] or 0) for row in tables["ssim"]])), 4) for name in methods
-    }
+    summary = {name: round(float(np.mean([float(row[name] or 0) for row in tables["ssim"]])), 4) for name in methods}
     finish(parser, options, summary, tables)
 
 
@@ -225,7 +224,9 @@ def compare(
             print(f"{name:16} {method:28} {found[method]}", flush=True)
         for figure, rows in tables.items():
             own = {"real": round(real.jump, 4)} if figure == "jump" else {}
-            rows.append({"hole": name, **own, **{key: round(getattr(value, figure), 4) for key, value in found.items()}})
+            rows.append(
+                {"hole": name, **own, **{key: round(getattr(value, figure), 4) for key, value in found.items()}}
+            )
         if sheets:
             write_png(f"{sheets}/{name.replace(', ', '_').replace(' ', '_')}.png", contact_sheet(columns[:6]))
     return tables

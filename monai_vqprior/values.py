@@ -338,6 +338,8 @@ SETTINGS: dict[str, Kind] = {
     "condition_dropout": number(0, 1, below=True),
     "neighbor_context": FLAG,
     "neighbor_dropout": number(0, 1, below=True),
+    "given_context": FLAG,
+    "given_dropout": _SHARE,
     "autoencoder_weights": TEXT,
     # samples
     "num_samples": whole(1, 10**7),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from monai_vqprior.report.drawn_files import DrawnFiles, decode_tile, drawing_se
 from monai_vqprior.runs import joined_processes
 from monai_vqprior.sampling import Conditioning
 from monai_vqprior.sampling.conditioning import Rows, condition_rows
-from monai_vqprior.transforms import BytesToUnit, LoadSlice
+from monai_vqprior.transforms import BytesToUnit, LoadSlice, fill_from_nearest
 
 __all__ = ["complete_pixels", "seam_weights", "write_completions"]
 
@@ -61,9 +62,9 @@ def write_completions(
     """
     Fill the holes of slices in several ways, and write each as a picture and the first of them on a sheet.
 
-    The codes of which no pixel is in the mask are given, the others are drawn from the prior and decoded. What is given
-    of a slice stays as it is, pixel by pixel. A prior with the context ``given`` sees what is given on all sides of a
-    hole, any other one what comes before in raster order.
+    What lies in the hole is hidden before a slice is encoded. The codes of which no pixel is in the mask are given, the
+    others are drawn from the prior and decoded. What is given of a slice stays as it is, pixel by pixel. A prior with
+    the context ``given`` sees what is given on all sides of a hole, any other one what comes before in raster order.
 
     Completion j of a slice depends on (seed, name of the slice, j), its conditions, the slice and its mask alone.
     Completions are drawn tile by tile, and each process started by ``torchrun`` takes every n-th slice.
@@ -93,7 +94,10 @@ def write_completions(
     conditions = condition_rows(labels, values, 1, needed=inferer.guidance_scale != 1)
     autoencoder.eval()
     device = next(prior.parameters()).device
-    codes = encode_grids(autoencoder, dataset, device, progress=False).long()
+    hidden = copy(dataset)
+    hidden.images = torch.stack([fill_from_nearest(*pair) for pair in zip(dataset.images, masks, strict=True)])
+    # One at a time: how a batch is rounded depends on its size, and a slice must not depend on the others.
+    codes = encode_grids(autoencoder, hidden, device, batch_size=1, progress=False).long()
     stride = [side // length for side, length in zip(masks.shape[2:], codes.shape[1:], strict=True)]
     kept = ~touched_blocks(masks[:, 0], stride)  # (N, *grid)
     files = DrawnFiles(output_dir, "completions", "num_completions")

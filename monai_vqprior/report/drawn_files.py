@@ -46,9 +46,7 @@ class DrawnFiles:
         derived: files of other commands about what was drawn, which are removed with it.
     """
 
-    def __init__(
-        self, output_dir: str | os.PathLike[str], what: str, number: str, derived: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, output_dir: str | os.PathLike[str], what: str, number: str, derived: Sequence[str] = ()) -> None:
         output = Path(output_dir)
         self.what = what
         self.number = number

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.transforms import Transform
+from scipy.ndimage import distance_transform_edt
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.transforms.pictures import (
@@ -29,7 +30,7 @@ from monai_vqprior.transforms.pictures import (
     turn_upright,
 )
 
-__all__ = ["LoadMask"]
+__all__ = ["LoadMask", "fill_from_nearest"]
 
 
 class LoadMask(Transform):
@@ -69,3 +70,21 @@ class LoadMask(Transform):
                 "of one other level where it is to be filled, and save it as PNG."
             )
         return torch.from_numpy(pixels)[None]
+
+
+def fill_from_nearest(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Put the value of the nearest given pixel into each pixel of a hole.
+
+    An encoder sees around the pixels of a code. So what is in a hole changes codes beside it, and has to be hidden
+    before they are computed, by something that makes no edge.
+
+    Args:
+        image: (1, *spatial), of any value in the hole.
+        mask: bool, True in the hole but not everywhere, (1, *spatial).
+
+    Returns:
+        (1, *spatial) of the image's type; what is given is unchanged.
+    """
+    nearest = distance_transform_edt(mask[0].cpu().numpy(), return_distances=False, return_indices=True)
+    return image[0][tuple(torch.from_numpy(nearest).long().to(image.device))][None]

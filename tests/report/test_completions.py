@@ -98,7 +98,8 @@ def test_what_is_given_stays_and_the_rest_is_drawn(tmp_path: Path, prior: GatedP
     # As the inferer completes the codes itself: greedily, so that no random numbers matter.
     greedy = VQPriorInferer(tile_size=4, top_k=1)
     write_completions(tmp_path / "greedy", Blocks(), prior, greedy, slices, holes(2), num_completions=1)
-    codes = Blocks().index_quantize(slices.images.float() / 255)
+    whole = slices.images.float() / 255
+    codes = Blocks().index_quantize(whole)
     kept = torch.ones(GRID, dtype=torch.bool)
     kept[1, 1:] = False
     grids = VQPriorInferer(top_k=1).sample(prior, range(2), given=codes, mask=kept)
@@ -172,3 +173,12 @@ def test_without_a_seam_nothing_given_changes() -> None:
     image, drawn = torch.rand(2, 1, *SIZE)
     mask = holes(1)[0]
     assert torch.equal(complete_pixels(image, mask, drawn), torch.where(mask, drawn, image))
+
+
+def test_what_lies_in_the_hole_has_no_effect(tmp_path: Path, prior: GatedPixelCNN) -> None:
+    found = complete(tmp_path / "a", prior, "a", num_completions=2)
+    slices = dataset("a")
+    slices.images[holes(1)] = 255
+    write_completions(tmp_path / "b", Blocks(), prior, VQPriorInferer(tile_size=4), slices, holes(1), 2)
+    for name, picture in found.items():
+        assert np.array_equal(pixels(tmp_path / "b" / "completions" / name), picture)

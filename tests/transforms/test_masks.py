@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.transforms import LoadMask
+from monai_vqprior.transforms import LoadMask, fill_from_nearest
 
 HOLE = np.zeros((6, 9), bool)
 HOLE[1:3, 4:8] = True
@@ -52,3 +53,16 @@ def test_a_picture_of_more_than_two_levels_is_no_mask(tmp_path: Path) -> None:
         LoadMask()(tmp_path / "labels.png")
     with pytest.raises(InputError, match=r"none\.png does not exist"):
         LoadMask()(tmp_path / "none.png")
+
+
+def test_a_hole_is_filled_from_the_nearest_given_pixels() -> None:
+    image = torch.arange(54, dtype=torch.uint8).view(1, 6, 9)
+    mask = torch.from_numpy(HOLE)[None].clone()
+    filled = fill_from_nearest(image, mask)
+    assert filled.dtype == torch.uint8
+    assert torch.equal(filled[~mask], image[~mask])
+    given = np.argwhere(~HOLE)
+    for row, column in np.argwhere(HOLE):
+        squares = ((given - [row, column]) ** 2).sum(1)
+        nearest = {9 * y + x for y, x in given[squares == squares.min()].tolist()}
+        assert int(filled[0, row, column]) in nearest
