@@ -162,8 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.completion",
         description="Fill holes of held-out slices by a prior that sees what is given on all sides, by the same prior "
-        "in raster order, by one that was trained without such a context, and by scikit-image, and compare the brain in "
-        "the holes with what was there. The reconstruction says how near any codes can come.",
+        "in raster order, by one that was trained without such a context, and by scikit-image, and compare the brain "
+        "in the holes with what was there. The reconstruction says how near any codes can come.",
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of slices that the priors were trained on")
     parser.add_argument("--output_dir", required=True, help="output folder of the training with given_context")

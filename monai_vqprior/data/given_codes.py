@@ -88,7 +88,7 @@ def random_holes(number: int, size: Sequence[int], generator: torch.Generator | 
     kinds = torch.randint(len(fields), (number,), generator=generator)
     field = fields[kinds, torch.arange(number)].flatten(1)  # (N, codes)
     around = torch.rand(number, 1, generator=generator) < 0.5
-    order = torch.where(around, -field, field).argsort(1, descending=True, stable=True)
+    order = torch.where(around, -field, field).argsort(dim=1, descending=True, stable=True)
     # Sides of holes are evenly distributed, so that small holes are as frequent as large ones.
     shares = torch.rand(number, 1, generator=generator) ** len(size) * _LARGEST
     codes = field.shape[1]
