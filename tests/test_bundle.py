@@ -43,6 +43,7 @@ STACKS = {
     "evaluate": ["train.json", "train_prior.json", "evaluate.json"],
     "inference": ["inference.json"],
     "sample": ["inference.json", "sample.json"],
+    "sample_volumes": ["inference.json", "sample.json", "sample_volumes.json"],
     "complete": ["inference.json", "sample.json", "complete.json"],
     "neighbors": ["neighbors.json"],
 }
@@ -100,7 +101,7 @@ def test_network_definitions_agree() -> None:
             definition = dict(definition)
             assert definition.pop(key) == value
         assert definition == sample[part]
-    for key in (*SMALL_PRIOR, "conditions"):
+    for key in (*SMALL_PRIOR, "conditions", "neighbor_context"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
 

@@ -54,7 +54,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("split", ["train", "validate", "test", "all"], ["", "tests", "Train", "0", "None", "['train']"]),
     (
         "overwrite resume skip_bad save_slices nifti amp smaller_is_better prior_skip_connections bias_correction "
-        "prior_position_logits",
+        "prior_position_logits neighbor_context",
         ["true", "False", "TRUE"],
         _NO_FLAGS,
     ),
@@ -84,7 +84,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("split_seed seed", ["0", "4294967295"], [*_NO_WHOLE, "-1", "4294967296", "None"]),
     (
         "num_pictures batch_size tile_size max_epochs val_interval patch_size stride embedding_dim prior_channels "
-        "prior_layers num_samples num_completions prior_sketch_channels prior_sketch_layers",
+        "prior_layers num_samples num_volumes num_completions prior_sketch_channels prior_sketch_layers",
         ["1", "64"],
         [*_NO_WHOLE, "0", "-1", "None"],
     ),
@@ -98,7 +98,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         [*_NO_NUMBERS, "-1", BIG, "1e308"],
     ),
     ("affine_prob intensity_prob flip_prob translate_range given_dropout", ["0", "1", "0.5"], _NO_SHARES),
-    ("prior_dropout condition_dropout prior_sketch_dropout", ["0", "0.9"], [*_NO_SHARES, "1"]),
+    ("prior_dropout condition_dropout prior_sketch_dropout neighbor_dropout", ["0", "0.9"], [*_NO_SHARES, "1"]),
     ("rotate_range scale_range", ["0", "0.1", "[-0.1,0.2]"], _NO_PAIRS),
     ("gamma_range", ["1.5", "[0.8,1.25]"], [*_NO_PAIRS, "0", "1", "[0,1]", "[-1,1]"]),
     ("spatial_size", ["128", "[160,128]", "(32,32)", "None"], [*_NO_WHOLE, "0", "-1", "[1,2,3]", "[0,1]", "big"]),
@@ -116,11 +116,16 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         ["[dementia,slice]", "dementia", "['a', 'b']", "[]", "[{'name': 'a', 'mean': 0, 'std': 1}]"],
         ["", " ", "0", "-1", "1.5", "[1,2,3]", "{}", "{'a': 1}", "[[]]", "['']", "[{}]", "[", "\0", "[,]", "[a,]"],
     ),
+    (
+        "head_affine",
+        [str([[1, 0, 0, -2.5]] * 4), "None"],
+        [*_NO_NUMBERS, "1", "[1,2,3,4]", str([[1, 2, 3]] * 4), str([["a"] * 4] * 4)],
+    ),
     ("temperature", ["0.5", "2"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308", "None"]),
     ("top_k", ["1", "512", "None"], [*_NO_WHOLE, "0", "-1"]),
     ("top_p", ["0.9", "1", "None"], [*_NO_NUMBERS, "0", "-1", "1.5", BIG]),
-    ("axis", ["0", "2"], [*_NO_WHOLE, "3", "-1", "7"]),
-    ("num_slices", ["1", "32"], [*_NO_WHOLE, "0", "-1", "None"]),
+    ("axis head_axis", ["0", "2"], [*_NO_WHOLE, "3", "-1", "7"]),
+    ("num_slices head_slices", ["1", "32"], [*_NO_WHOLE, "0", "-1"]),  # None for all in some commands
     ("spacing voxel_size", ["1", "0.5", "2.5"], [*_NO_NUMBERS, "0", "-1", "None"]),
     ("center_offset center", ["-3", "0", "5.5"], [*_NO_NUMBERS, BIG]),
     ("space", ["template", "rigid", "native", "scanner", "None"], ["", "mni", "1", "Template"]),

@@ -43,7 +43,15 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    run(options, STACKS["sample"])
+    values = given(options)
+    if "num_volumes" not in values:
+        if "num_slices" in values:
+            raise InputError("--num_slices is for volumes: pass --num_volumes, or --num_samples for single slices.")
+        run(options, STACKS["sample"])
+    elif "num_samples" in values:
+        raise InputError("--num_samples is for single slices: leave it out, or leave out --num_volumes.")
+    else:
+        run(options, STACKS["sample_volumes"])
 
 
 def _complete(options: argparse.Namespace) -> None:

@@ -165,7 +165,7 @@ def command_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_run("evaluate", about))
     about = "reconstruct slices, and write PNG files and a sheet beside the originals"
     _add_reconstruct(commands.add_run("reconstruct", about, needs_data=False))
-    about = "sample new slices, and write PNG files and a contact sheet"
+    about = "sample new slices or whole heads, and write PNG or NIfTI files and a sheet"
     _add_sample(commands.add_run("sample", about, takes_data=False))
     about = "fill the holes of slices in several ways, and write PNG files and a sheet"
     _add_complete(commands.add_run("complete", about, takes_data=False))
@@ -228,6 +228,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _setting(command, "val_interval", "epochs between validations (default: 1)")
     _setting(command, "early_stop", "validations without improvement after which training stops (default: 0, never)")
     _setting(command, "conditions", "columns to condition the prior on, such as [dementia,slice] (default: none)")
+    _setting(command, "neighbor_context", "learn slices given the slice below too, to sample whole heads")
     _setting(command, "given_context", "learn to complete slices by what is given on all sides of a hole too")
     _setting(command, "amp", "mixed precision where the hardware has it (default: True)")
     _setting(command, "ckpt", "weights of the autoencoder that the prior is trained on")
@@ -235,6 +236,8 @@ def _add_train(command: argparse.ArgumentParser) -> None:
 
 def _add_sample(command: argparse.ArgumentParser) -> None:
     _setting(command, "num_samples", "number of samples (default: 10)")
+    _setting(command, "num_volumes", "draw whole heads instead of slices, so many, as NIfTI volumes")
+    _setting(command, "num_slices", "slices of a volume, those in the middle of a head (default: all)")
     _setting(command, "nifti", "write NIfTI files too")
     _add_drawing(command)
 

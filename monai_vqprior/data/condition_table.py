@@ -24,15 +24,15 @@ from monai_vqprior.data.slices import SliceFolder
 from monai_vqprior.data.tables import ID_COLUMNS, read_table
 from monai_vqprior.errors import InputError
 
-__all__ = ["ConditionTable"]
+__all__ = ["POSITION", "ConditionTable"]
 
 logger = logging.getLogger(__name__)
 
 #: the condition that every data set has: where a slice lies among the slices of its scan, from 0 to 1.
-_POSITION = "slice"
+POSITION = "slice"
 _ID_COLUMNS = ("case", *ID_COLUMNS)
 #: columns that say which slice it is, not what it shows; and what a batch has under names of its own.
-_NO_CONDITIONS = (*_ID_COLUMNS, "session", "split", "file", "index", "image", "path", "codes", _POSITION)
+_NO_CONDITIONS = (*_ID_COLUMNS, "session", "split", "file", "index", "image", "path", "codes", POSITION)
 
 
 class ConditionTable:
@@ -70,7 +70,7 @@ class ConditionTable:
     def names(self) -> list[str]:
         """The conditions that the data set has."""
         columns = dict.fromkeys((*self._subjects[0], *self._slices[0]))
-        return [_POSITION, *(column for column in columns if column and column not in _NO_CONDITIONS)]
+        return [POSITION, *(column for column in columns if column and column not in _NO_CONDITIONS)]
 
     def fit(self, conditions: str | Sequence[str | Mapping[str, Any]], also: Sequence[str] = ()) -> Conditions:
         """
@@ -139,7 +139,7 @@ class ConditionTable:
             hint = f"did you mean {close[0]}? " if close else ""
             raise InputError(
                 f"there is no condition {name!r}: {hint}subjects.csv and slices.csv in {self.slices.dataset_dir} have "
-                f"{', '.join(self.names[1:]) or 'none'}, and {_POSITION} is always there."
+                f"{', '.join(self.names[1:]) or 'none'}, and {POSITION} is always there."
             )
         return fit_condition(name, [self._cells(item, [name])[name] for item in self.slices.datalist("train")])
 
@@ -151,9 +151,9 @@ class ConditionTable:
         of_subject = self._subjects[1].get(subject, {})
         of_slice = self._slices[1].get((subject, item["index"]), {})
         cells = {name: of_slice.get(name) or of_subject.get(name, "") for name in names}
-        if _POSITION in cells:
+        if POSITION in cells:
             first, last = self._extent[self.slices.scan_of(item["image"])]
-            cells[_POSITION] = str((item["index"] - first) / (last - first) if last > first else 0.5)
+            cells[POSITION] = str((item["index"] - first) / (last - first) if last > first else 0.5)
         return cells
 
     @cached_property

@@ -28,7 +28,7 @@ from monai_vqprior.data.tables import read_table
 from monai_vqprior.data.tree import FileTree, find_files, is_run
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import open_picture, write_text
-from monai_vqprior.prepare_arguments import CUTTING_FILE, read_cutting
+from monai_vqprior.prepare_arguments import CUTTING_FILE, Cutting, read_cutting
 from monai_vqprior.values import check_settings
 
 __all__ = ["IMAGE_SUFFIXES", "SliceFolder"]
@@ -181,15 +181,15 @@ class SliceFolder:
             "split_by": self.split_by,
             "subject_pattern": self.subject_pattern,
             "dealt": not self.in_split_folders,
-            "prepared": self._prepared(),
+            "prepared": None if self.cutting is None else self.cutting.cutting,
         }
         write_text(Path(path).with_suffix(".json"), json.dumps(rule, indent=2) + "\n")
 
-    def _prepared(self) -> dict[str, Any] | None:
+    @property
+    def cutting(self) -> Cutting | None:
         """How volumes were cut into these slices; None where no run of ``prepare`` has made them."""
         path = self.root / CUTTING_FILE
-        cutting = read_cutting(path) if path.is_file() else None
-        return None if cutting is None else cutting.cutting
+        return read_cutting(path) if path.is_file() else None
 
     def check_splits(self, path: str | os.PathLike[str]) -> None:
         """

@@ -24,6 +24,7 @@ from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
 from monai_vqprior.losses import code_bits
 from monai_vqprior.sampling.conditioning import Conditioning, Rows, given_as_context
 from monai_vqprior.sampling.draws import draw_codes, keep_top_k, keep_top_p
+from monai_vqprior.sampling.stacks import NEIGHBOR, StackSampler
 from monai_vqprior.sampling.tiles import Tile, TileSampler, num_draws, tiles_of
 from monai_vqprior.sampling.workers import map_in_workers
 
@@ -274,6 +275,59 @@ class VQPriorInferer(Inferer):
         elif parts:
             raise InputError(f"conditioning must have all of its parts itself, got {', '.join(parts)} beside it.")
         wanted = list(indices)
+        sampler = self._sampler(network, wanted, seed, conditioning, spatial_size)
+        tiles = tiles_of(wanted, self.tile_size, sampler.rows_differ)
+        draws = num_draws(network, sampler.size)
+        return self._drawn(sampler, tiles, draws, on_position or (lambda: None))
+
+    def sample_stacks(
+        self,
+        network: Any,
+        indices: Iterable[int],
+        conditionings: Sequence[Conditioning],
+        seed: int = 0,
+        on_position: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """
+        Draw stacks of slices tile by tile: each slice given the one below it.
+
+        Args:
+            network: a prior with ``neighbor`` among its ``context_names``.
+            indices: numbers of the stacks to draw; stack i depends on (seed, i) and its conditions alone.
+            conditionings: what is asked of each slice, from the lowest on: labels and values, as :meth:`sample` takes
+                them for all stacks or for each.
+            seed: seed of the run.
+            on_position: called after each position of each slice of a tile.
+
+        Returns:
+            an iterator over the tiles, as that of :meth:`sample_tiles`, with grids (rows, slices, *grid).
+
+        Raises:
+            InputError: as :meth:`sample`, and when the network knows no slice below.
+        """
+        names = getattr(network, "context_names", ())
+        if NEIGHBOR not in names:
+            raise InputError("this prior draws single slices: train one with --neighbor_context true for whole heads.")
+        wanted = list(indices)
+        samplers = [
+            self._sampler(network, wanted, seed, conditioning, part=part)
+            for part, conditioning in enumerate(conditionings)
+        ]
+        stacks = StackSampler(samplers, len(names), names.index(NEIGHBOR))
+        tiles = tiles_of(wanted, self.tile_size, any(sampler.rows_differ for sampler in samplers))
+        draws = sum(num_draws(network, sampler.size) for sampler in samplers)
+        return self._drawn(stacks, tiles, draws, on_position or (lambda: None))
+
+    def _sampler(
+        self,
+        network: Any,
+        wanted: Sequence[int],
+        seed: int,
+        conditioning: Conditioning,
+        spatial_size: Sequence[int] | None = None,
+        part: int = 0,
+    ) -> TileSampler:
+        """What draws tiles of the samples that are wanted, all of it checked."""
         if seed < 0 or any(index < 0 for index in wanted):
             raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
         size = _grid_size(network, spatial_size)
@@ -284,20 +338,22 @@ class VQPriorInferer(Inferer):
         if self.num_workers and device.type != "cpu":
             raise InputError(f"num_workers must be 0 on {device.type}, got {self.num_workers}: workers are for a CPU.")
         network.eval()
-        sampler = TileSampler(network, self.draw, self.guidance_scale, self.tile_size, seed, rows, size)
-        tiles = tiles_of(wanted, self.tile_size, rows_differ=any(len(part) > 1 for part in rows.values()))
-        return self._drawn(sampler, tiles, on_position or (lambda: None))
+        return TileSampler(network, self.draw, self.guidance_scale, self.tile_size, seed, rows, size, part)
 
     def _drawn(
-        self, sampler: TileSampler, tiles: Sequence[Tile], report: Callable[[], object]
+        self,
+        sampler: TileSampler | StackSampler,
+        tiles: Sequence[Tile],
+        draws: int,
+        report: Callable[[], object],
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """What :meth:`sample_tiles` returns, of tiles drawn in this process or by workers."""
+        """Tiles drawn in this process or by workers, of which each has a number of draws to report."""
         if not self.num_workers:
             for tile in tiles:
                 yield tile.rows, sampler(tile, report)
             return
         for tile, grids in zip(tiles, map_in_workers(sampler, tiles, self.num_workers), strict=True):
-            for _ in range(num_draws(sampler.network, sampler.size)):
+            for _ in range(draws):
                 report()
             yield tile.rows, grids
 

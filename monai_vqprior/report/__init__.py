@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from monai_vqprior.report.completions import write_completions
+from monai_vqprior.report.heads import write_volumes
 from monai_vqprior.report.metrics import code_baselines, summarize, write_metrics
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
@@ -29,4 +30,5 @@ __all__ = [
     "write_neighbors",
     "write_report",
     "write_samples",
+    "write_volumes",
 ]

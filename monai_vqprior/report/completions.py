@@ -14,23 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
-from tqdm import tqdm
 
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.data.masked_slices import touched_blocks
 from monai_vqprior.files import tell, write_png
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, encode_grids, num_draws
-from monai_vqprior.report.drawn_files import DrawnFiles, decode_tile, drawing_settings
-from monai_vqprior.runs import joined_processes
+from monai_vqprior.report.drawn import DrawnFiles, decode_tile, draw_tiles, settings_of
 from monai_vqprior.sampling import Conditioning
 from monai_vqprior.sampling.conditioning import Rows, condition_rows
 from monai_vqprior.transforms import BytesToUnit, LoadSlice, fill_from_nearest
@@ -93,55 +92,89 @@ def write_completions(
     """
     conditions = condition_rows(labels, values, 1, needed=inferer.guidance_scale != 1)
     autoencoder.eval()
-    device = next(prior.parameters()).device
+    codes, kept = _given_codes(autoencoder, dataset, masks, next(prior.parameters()).device)
+    names = [item["name"] for item in dataset.data]
+    files = _CompletionFiles(Path(output_dir), "completion", (".png",), names=names, per_slice=num_completions)
+    settings = {
+        "num_completions": num_completions,
+        "seam": seam,
+        "inputs": _fingerprint(dataset, masks),
+        **settings_of(inferer, autoencoder, prior, seed, conditions),
+    }
+
+    def draw(indices: Sequence[int], report: Callable[[], object]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        rows = [index // num_completions for index in indices]
+        tiles = inferer.sample_tiles(
+            prior,
+            [files.sample_of(index) for index in indices],
+            seed,
+            conditioning=Conditioning(**conditions, given=codes[rows], mask=kept[rows]),
+            on_position=report,
+        )
+        return ((places, decode_tile(autoencoder, grids, inferer.tile_size)) for places, grids in tiles)
+
+    def write(index: int, image: torch.Tensor) -> None:
+        row = index // num_completions
+        drawn = image.float().clamp(0, 1).cpu()
+        completed = complete_pixels(BytesToUnit()(dataset.images[row]), masks[row], drawn, seam)
+        write_png(files.path(index), to_pixels(completed))
+
+    def finish() -> None:
+        if "given" not in getattr(prior, "context_names", ()):
+            tell(
+                "this prior was trained without given_context, so holes were filled from what is above them and to "
+                "their left alone; `vqprior train --stage prior --given_context true` trains one that sees all sides"
+            )
+        sheet = _write_sheet(files, dataset, masks)
+        tell(f"{num_completions} completions of {len(dataset)} slices written to {files.folder}, see {sheet}")
+
+    length = num_draws(prior, prior.spatial_size)
+    draw_tiles(files, settings, inferer.tile_size, length, draw, write, finish, overwrite, resume)
+
+
+@dataclass(frozen=True)
+class _CompletionFiles(DrawnFiles):
+    """
+    Where completions go, ``completions/NAME_00.png`` and so on; they are numbered slice by slice.
+
+    Args:
+        names: names of the slices.
+        per_slice: completions of each.
+    """
+
+    names: Sequence[str] = ()
+    per_slice: int = 1
+
+    def path(self, index: int, suffix: str | None = None) -> Path:
+        """The file of a completion."""
+        row, number = divmod(index, self.per_slice)
+        return self.folder / f"{self.names[row]}_{number:02d}{suffix or self.suffixes[0]}"
+
+    def total(self, settings: Mapping[str, Any]) -> int:
+        """Completions of all slices."""
+        return len(self.names) * self.per_slice
+
+    def present(self) -> list[Path]:
+        """All completions in the folder, of whatever slices."""
+        return list(self.folder.rglob(f"*{self.suffixes[0]}"))
+
+    def sample_of(self, index: int) -> int:
+        """The number of the sample that a completion is, by the name of its slice and its number there."""
+        row, number = divmod(index, self.per_slice)
+        digest = hashlib.sha256(self.names[row].encode("utf-8", "surrogateescape")).hexdigest()
+        return int(digest[:10], 16) * _MOST + number
+
+
+def _given_codes(
+    autoencoder: Any, dataset: SliceDataset, masks: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (N, *grid) of slices, and which of them are given: those of blocks without a pixel of the hole."""
     hidden = copy(dataset)
     hidden.images = torch.stack([fill_from_nearest(*pair) for pair in zip(dataset.images, masks, strict=True)])
     # One at a time: how a batch is rounded depends on its size, and a slice must not depend on the others.
     codes = encode_grids(autoencoder, hidden, device, batch_size=1, progress=False).long()
     stride = [side // length for side, length in zip(masks.shape[2:], codes.shape[1:], strict=True)]
-    kept = ~touched_blocks(masks[:, 0], stride)  # (N, *grid)
-    files = DrawnFiles(output_dir, "completions", "num_completions")
-    settings = {
-        "num_completions": num_completions,
-        "seed": seed,
-        "seam": seam,
-        "inputs": _fingerprint(dataset, masks),
-        **drawing_settings(inferer, conditions, autoencoder, prior),
-    }
-    with joined_processes() as processes:
-        processes.first(lambda: files.claim(settings, overwrite, resume))
-        if processes.rank == 0 and "given" not in getattr(prior, "context_names", ()):
-            tell(
-                "this prior was trained without given_context: a hole is drawn from what is above it and to its left "
-                "alone; `vqprior train --stage prior --given_context true` trains one that sees all sides"
-            )
-        mine = range(processes.rank, len(dataset), processes.size)
-        pairs = [(row, j) for row in mine for j in range(num_completions)]
-        todo = [(row, j) for row, j in pairs if not files.path(f"{_name(dataset, row)}_{j:02d}.png").is_file()]
-        slices = [row for row, _ in todo]
-        with tqdm(
-            desc="completing",
-            unit=" codes",
-            total=_num_tiles(todo, inferer.tile_size) * num_draws(prior, prior.spatial_size),
-            leave=False,
-            disable=processes.rank > 0,
-        ) as bar:
-            for drawn, grids in inferer.sample_tiles(
-                prior,
-                [_index(_name(dataset, row), j) for row, j in todo],
-                seed,
-                conditioning=Conditioning(**conditions, given=codes[slices], mask=kept[slices]),
-                on_position=lambda: bar.update(),
-            ):
-                images = decode_tile(autoencoder, grids, inferer.tile_size).float().clamp(0, 1).cpu()
-                for number, image in zip(drawn, images, strict=True):
-                    row, j = todo[number]
-                    completed = complete_pixels(_image(dataset, row), masks[row], image, seam)
-                    write_png(files.path(f"{_name(dataset, row)}_{j:02d}.png"), to_pixels(completed))
-        processes.wait()
-        if processes.rank == 0:
-            sheet = _write_sheet(files, dataset, masks, num_completions)
-            tell(f"{num_completions} completions of {len(dataset)} slices written to {files.folder}, see {sheet}")
+    return codes, ~touched_blocks(masks[:, 0], stride)
 
 
 def complete_pixels(image: torch.Tensor, mask: torch.Tensor, drawn: torch.Tensor, seam: float = 0) -> torch.Tensor:
@@ -177,25 +210,6 @@ def seam_weights(mask: torch.Tensor, seam: float = 0) -> torch.Tensor:
     return (1 - distance / (seam + 1)).clamp_min(0).float()
 
 
-def _name(dataset: SliceDataset, row: int) -> str:
-    return dataset.data[row]["name"]
-
-
-def _image(dataset: SliceDataset, row: int) -> torch.Tensor:
-    """A slice, (1, H, W) in 0..1."""
-    return BytesToUnit()(dataset.images[row])
-
-
-def _index(name: str, number: int) -> int:
-    """The number of the sample that a completion is: all of a slice have numbers in a row, which depend on its name."""
-    return int(hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10], 16) * _MOST + number
-
-
-def _num_tiles(todo: Sequence[tuple[int, int]], tile_size: int) -> int:
-    """How many tiles completions lie in, where no tile has two slices."""
-    return len({(row, j // tile_size) for row, j in todo})
-
-
 def _fingerprint(dataset: SliceDataset, masks: torch.Tensor) -> str:
     """16 hexadecimal digits that identify names, slices and masks."""
     digest = hashlib.sha256()
@@ -205,16 +219,16 @@ def _fingerprint(dataset: SliceDataset, masks: torch.Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_sheet(files: DrawnFiles, dataset: SliceDataset, masks: torch.Tensor, number: int) -> Path:
+def _write_sheet(files: _CompletionFiles, dataset: SliceDataset, masks: torch.Tensor) -> Path:
     """Show what is given, the masks and the first completions, read from their files, and return the path."""
     rows = []
-    columns = range(min(number, _MOST_COLUMNS))
+    columns = range(min(files.per_slice, _MOST_COLUMNS))
     for row in range(min(len(dataset), _MOST_ROWS)):
         mask = masks[row, 0].numpy()
         shown = np.where(mask, _hatching(*mask.shape), dataset.images[row, 0].numpy())
-        completed = [LoadSlice()(files.path(f"{_name(dataset, row)}_{j:02d}.png"))[0].numpy() for j in columns]
+        completed = [LoadSlice()(files.path(row * files.per_slice + number))[0].numpy() for number in columns]
         rows.append([shown, mask.astype(np.uint8) * 255, *completed])
-    captions = ["given", "mask", *(f"completion {j}" for j in columns)]
+    captions = ["given", "mask", *(f"completion {number}" for number in columns)]
     return write_png(files.sheet, contact_sheet(rows, [captions]))
 
 

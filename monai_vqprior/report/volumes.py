@@ -28,12 +28,13 @@ from tqdm import tqdm
 from monai_vqprior.data import find_volumes
 from monai_vqprior.data.tables import read_table
 from monai_vqprior.errors import InputError
-from monai_vqprior.files import atomic_path, check_writable, write_text
+from monai_vqprior.files import check_writable, write_text
 from monai_vqprior.inferers import TokenizerInferer
 from monai_vqprior.losses import ssim_map
 from monai_vqprior.prepare_arguments import CUTTING_FILE, Cutting, read_cutting
+from monai_vqprior.report.nifti import write_nifti
 from monai_vqprior.transforms import BytesToUnit
-from monai_vqprior.volumes import CutHead, HeadCutter, Volume
+from monai_vqprior.volumes import CutHead, HeadCutter
 from monai_vqprior.volumes.layouts import name_of
 
 __all__ = ["find_cutting", "reconstruct_volumes"]
@@ -137,7 +138,7 @@ def reconstruct_volumes(
             logger.warning("%s", error)
             continue
         reconstructed, ssim, psnr = _reconstruct(head, network, inferer, batch_size, device)
-        _write(target, head.restore(reconstructed))
+        write_nifti(target, head.restore(reconstructed))
         rows[file] = {"file": file, "slices": str(len(head.slices)), "ssim": f"{ssim:.4f}", "psnr": f"{psnr:.2f}"}
         _write_table(output / _TABLE, rows)
     if faults and not skip_bad:
@@ -182,13 +183,6 @@ def _reconstruct(
         errors += (reconstruction - images)[shown].square().flatten(1).mean(1).tolist()
         results.append((reconstruction[:, 0] * _BYTE).cpu().numpy())
     return np.concatenate(results), float(np.mean(similarities)), float(-10 * np.log10(max(np.mean(errors), 1e-10)))
-
-
-def _write(path: Path, volume: Volume) -> None:
-    import nibabel  # takes time, and only who has volumes needs it
-
-    with atomic_path(path) as temporary:
-        nibabel.save(nibabel.Nifti1Image(volume.data.astype(np.float32), volume.affine), temporary)
 
 
 def _write_table(path: Path, rows: dict[str, dict[str, str]]) -> None:

@@ -56,6 +56,7 @@ from monai_vqprior.runs.weights import (
     unwrap,
     write_checkpoint,
 )
+from monai_vqprior.runs.whole_heads import check_whole_heads, head_settings
 
 __all__ = [
     "AUTOENCODER_SETTINGS",
@@ -77,6 +78,7 @@ __all__ = [
     "check_shares",
     "check_spatial_size",
     "check_trainable",
+    "check_whole_heads",
     "check_window",
     "checked_output",
     "checked_settings",
@@ -86,6 +88,7 @@ __all__ = [
     "find_checkpoint",
     "fingerprint",
     "has_other_codes",
+    "head_settings",
     "is_finite",
     "joined_processes",
     "keep_freed_memory",

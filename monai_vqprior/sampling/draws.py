@@ -18,19 +18,21 @@ import torch.nn.functional as F
 __all__ = ["draw_codes", "guide", "keep_top_k", "keep_top_p", "sample_uniforms"]
 
 
-def sample_uniforms(seed: int, index: int, length: int) -> np.ndarray:
+def sample_uniforms(seed: int, index: int, length: int, part: int = 0) -> np.ndarray:
     """
-    The random numbers that sample ``index`` is made from: they depend on ``(seed, index)`` alone.
+    The random numbers that sample ``index`` is made from: they depend on ``(seed, index, part)`` alone.
 
     Args:
         seed: seed of the run, not negative.
         index: number of the sample, not negative.
         length: how many numbers, one for each code of the grid.
+        part: number of the part of a sample that is drawn in parts, such as of a slice of a head.
 
     Returns:
         (length,) float64 in [0, 1).
     """
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index]))).random(length)
+    entropy = [seed, index, part] if part else [seed, index]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy))).random(length)
 
 
 def guide(logits: torch.Tensor, scale: float) -> torch.Tensor:

@@ -80,6 +80,7 @@ class TileSampler:
         seed: seed of the run.
         rows: conditions and given codes, see :meth:`Conditioning.rows`.
         size: size of the grid.
+        part: see :func:`~monai_vqprior.sampling.draws.sample_uniforms`.
     """
 
     network: Any
@@ -89,11 +90,11 @@ class TileSampler:
     seed: int
     rows: Mapping[str, torch.Tensor]
     size: tuple[int, ...]
+    part: int = 0
 
-    @torch.no_grad()
     def __call__(self, tile: Tile, on_position: Callable[[], object] | None = None) -> torch.Tensor:
         """
-        Draw all grids of a tile.
+        Draw a tile.
 
         Args:
             tile: the tile.
@@ -101,6 +102,23 @@ class TileSampler:
 
         Returns:
             the grids asked for, in the order of ``tile.places``, (places, *grid) int64.
+        """
+        return self.whole(tile, on_position)[tile.places]
+
+    @torch.no_grad()
+    def whole(
+        self, tile: Tile, on_position: Callable[[], object] | None = None, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Draw all grids of a tile.
+
+        Args:
+            tile: the tile.
+            on_position: called after each position.
+            context: of each place, (tile, grids, *grid), in the place of that of the rows.
+
+        Returns:
+            (tile, *grid) int64, also of the places that nobody asked for.
         """
         network = self.network
         device = next(network.parameters()).device
@@ -111,6 +129,8 @@ class TileSampler:
                 self.rows, dict(zip(tile.places, tile.rows, strict=True)), self.tile_size
             ).items()
         }
+        if context is not None:
+            conditions["context"] = context
         kept = self._kept(conditions.pop("given", None), conditions.pop("mask", None), len(draws))
         guided, number = self.guidance_scale != 1, self.tile_size
 
@@ -135,13 +155,20 @@ class TileSampler:
         else:
             empty = torch.zeros(number, *self.size, dtype=torch.long, device=device)
             grids = _generate_plainly(network, choose, empty, conditions)
-        return grids[tile.places]
+        return grids[: self.tile_size]
+
+    @property
+    def rows_differ(self) -> bool:
+        """Whether conditions or given codes may differ from row to row."""
+        return any(len(part) > 1 for part in self.rows.values())
 
     def _draws(self, tile: Tile) -> torch.Tensor:
         """The random numbers of a tile, (draws, tile) float64."""
         first, length = tile.number * self.tile_size, num_draws(self.network, self.size)
         indices = range(first, first + self.tile_size)
-        return torch.from_numpy(np.stack([sample_uniforms(self.seed, index, length) for index in indices], axis=1))
+        return torch.from_numpy(
+            np.stack([sample_uniforms(self.seed, index, length, self.part) for index in indices], axis=1)
+        )
 
     def _kept(self, given: torch.Tensor | None, mask: torch.Tensor | None, length: int) -> list[Kept | None]:
         """Of each draw, the codes to keep in the tile; None where there are none. Codes and mask are (tile, *grid)."""
