@@ -85,7 +85,7 @@ def test_configurations_of_documents_exist() -> None:
         text = (ROOT / document).read_text(encoding="utf-8")
         for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
             outputs = {"metrics.json", "settings.json", "prior_settings.json", "metadata.json", "phantom.json"}
-            outputs |= {"samples.json", "completions.json", "prepare.json", "splits.json", "gpu.json"}
+            outputs |= {"samples.json", "completions.json", "volumes.json", "prepare.json", "splits.json", "gpu.json"}
             outputs |= {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
             assert name in outputs or (ROOT / "bundle" / "configs" / name).is_file(), f"{document}: {name}"
 
