@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 from skimage.restoration import inpaint_biharmonic
 
 from benchmarks.record import Row, add_json_option, finish
@@ -149,6 +150,37 @@ class Completer:
         return decoded
 
 
+@torch.no_grad()
+def hidden_codes(network: Any, images: torch.Tensor, holes: Sequence[str]) -> list[Row]:
+    """
+    How many of the given codes are those of the whole slice when what is in the hole is hidden.
+
+    Args:
+        network: the autoencoder.
+        images: (N, 1, H, W) in 0..1.
+        holes: names of :data:`HOLES`.
+
+    Returns:
+        a row for each hole, with shares of the codes beside it and of all that are given, hidden by the nearest pixels
+        (as completions are) or by black.
+    """
+    true = network.index_quantize(images)
+    rows: list[Row] = []
+    for name in holes:
+        mask = hole(HOLES[name], *images.shape[2:])
+        drawn = touched_blocks(mask, [side // length for side, length in zip(mask.shape, true.shape[1:], strict=True)])
+        beside = torch.from_numpy(binary_dilation(drawn.numpy(), np.ones((3, 3)))) & ~drawn
+        row: dict[str, float | str | None] = {"hole": name}
+        nearest = torch.stack([fill_from_nearest(image, mask[None]) for image in images])
+        for what, hidden in (("nearest", nearest), ("black", images.masked_fill(mask, 0))):
+            same = network.index_quantize(hidden) == true
+            row[f"{what}, beside"] = round(float(same[:, beside].float().mean()), 3)
+            row[f"{what}, all given"] = round(float(same[:, ~drawn].float().mean()), 3)
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
 def middle_slices(dataset_dir: str, split: str, number: int, size: int | list[int]) -> torch.Tensor:
     """The middle slice of each of some subjects, (N, 1, H, W) in 0..1."""
     subjects: dict[str, list[Mapping[str, Any]]] = {}
@@ -189,6 +221,7 @@ def main() -> None:
         methods["raster order, other prior"] = Completer(options.other_dir, overrides, options.num_completions)
     images = middle_slices(options.dataset_dir, options.split, options.num_slices, context.size)
     tables = compare(images, methods, options.holes, options.sheets)
+    tables["codes"] = hidden_codes(context.network, images, options.holes)
     summary = {name: round(float(np.mean([float(row[name] or 0) for row in tables["ssim"]])), 4) for name in methods}
     finish(parser, options, summary, tables)
 
