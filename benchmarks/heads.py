@@ -29,10 +29,12 @@ from benchmarks.training import bundle_parser
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.command_configs import STACKS, resolve
 from monai_vqprior.data import SliceFolder, scan_numbers, stack_height
+from monai_vqprior.data.layout import slice_name
 from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.report.heads import slice_conditions
 from monai_vqprior.sampling import Conditioning
+from monai_vqprior.sampling.stacks import NEIGHBOR
 
 #: distances of slices whose correlation is measured.
 DISTANCES = (1, 4, 8)
@@ -112,12 +114,31 @@ class Run:
             parts = [self.network.decode_samples(part) for part in grids.flatten(0, 1).split(16)]
         return torch.cat(parts)[:, 0].clamp(0, 1).unflatten(0, (number, height)).cpu().numpy()
 
+    @torch.no_grad()
+    def bits(self, heads: np.ndarray) -> dict[str, float]:
+        """Bits a code of real heads (N, slices, H, W), of each slice alone, and given the slice below if it can be."""
+        places = np.linspace(0, 1, heads.shape[1]).tolist()
+        values = torch.cat([part["values"] for part in slice_conditions(self.conditions, {}, places)])
+        rated: dict[str, list[float]] = {}
+        for head in heads:
+            codes = torch.cat([self.network.index_quantize(part) for part in torch.from_numpy(head)[:, None].split(16)])
+            contexts = {"bits alone": None}
+            if self.knows_neighbors:
+                names = self.prior.context_names
+                known = torch.full((len(codes), len(names), *codes.shape[1:]), -1)
+                known[1:, names.index(NEIGHBOR)] = codes[:-1]
+                contexts["bits given below"] = known
+            for name, context in contexts.items():
+                found = self.inferer.bits(codes, self.prior, values=values, context=context)
+                rated.setdefault(name, []).append(float(found.mean()))
+        return {name: round(float(np.mean(part)), 3) for name, part in rated.items()}
+
 
 def save(folder: Path, heads: np.ndarray) -> None:
     """Write all slices as PNG, for other tools."""
     for i, head in enumerate(heads):
         for j, image in enumerate(head):
-            write_png(folder / f"head_{i:03d}_slice_{j}.png", np.rint(image * 255).astype(np.uint8))
+            write_png(folder / slice_name(f"{i:03d}", j), np.rint(image * 255).astype(np.uint8))
 
 
 def main() -> None:
@@ -125,11 +146,13 @@ def main() -> None:
         prog="python -m benchmarks.heads",
         description="Draw whole heads from trained priors, slice by slice, and measure whether their slices fit "
         "together: correlation of slices at a distance (median), and the Kolmogorov-Smirnov distance of changes from "
-        "slice to slice to those of real heads of a split. Heads of another split say what these figures are worth.",
+        "slice to slice to those of real heads of a split, and bits a code of such heads. Heads of another split "
+        "say what these figures are worth.",
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of slices that the priors were trained on")
     parser.add_argument("--runs", nargs="*", default=[], metavar="DIR", help="output folders of trainings with slice")
     parser.add_argument("--num_volumes", type=int, default=16, help="heads to draw of each")
+    parser.add_argument("--rated_heads", type=int, default=4, help="real heads to rate in bits a code")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spatial_size", type=int, default=128, help="side of the slices in pixels")
     parser.add_argument("--split", default="validate", help="split to compare with")
@@ -144,6 +167,7 @@ def main() -> None:
     other = read_heads(slices, options.other_split, options.spatial_size)[: len(real)]
     changes = jumps(real)
     rows: list[Row] = []
+    rates: list[Row] = []
 
     def tell(name: str, heads: np.ndarray) -> None:
         rows.append(measures(name, heads, changes))
@@ -154,13 +178,15 @@ def main() -> None:
     overrides = {key: json.loads(value) for key, value in options.set}
     for folder in options.runs:
         run = Run(folder, overrides)
+        rates.append({"prior": Path(folder).name, **run.bits(real[: options.rated_heads])})
+        print(json.dumps(rates[-1]), flush=True)
         for alone in _ways(run.knows_neighbors):
             name = f"{Path(folder).name}, {'each slice alone' if alone else 'given the slice below'}"
             heads = run.draw(options.num_volumes, real.shape[1], options.seed, alone)
             tell(name, heads)
             if options.save:
                 save(Path(options.save) / name.replace(", ", "_").replace(" ", "_"), heads)
-    finish(parser, options, {"heads": len(rows)}, {"heads": rows})
+    finish(parser, options, {"heads": len(rows)}, {"heads": rows, "bits": rates})
 
 
 def _ways(knows_neighbors: bool) -> Sequence[bool]:

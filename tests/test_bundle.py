@@ -206,6 +206,8 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         "autoencoder_weights": fingerprint(weights),
         **SMALL_PRIOR,
         "conditions": [],
+        "neighbor_context": False,
+        **dict.fromkeys(("head_slices", "head_axis", "head_affine")),
         "given_context": False,
         **of_data,
     }

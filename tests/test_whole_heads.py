@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from monai_vqprior.prepare_arguments import Cutting
 from monai_vqprior.report.heads import slice_conditions
 from monai_vqprior.runs import head_settings
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 HEIGHT = 4  # slices of a subject of the phantom
 
 
@@ -69,7 +71,11 @@ def test_volumes_and_single_slices(run: Path, tmp_path: Path) -> None:
     assert list(first) == [f"volume_{i:05d}.nii.gz" for i in range(3)]
     assert all(volume.shape == (32, 32, HEIGHT) for volume in first.values())
     assert all(0 <= volume.min() < volume.max() <= 1 for volume in first.values())
-    assert json.loads((tmp_path / "volumes.json").read_text())["num_volumes"] == 3
+    record = json.loads((tmp_path / "volumes.json").read_text())
+    assert record["num_volumes"] == 3
+    section = (DOCS / "reference" / "output-files.md").read_text().split("## volumes.json")[1].split("\n## ")[0]
+    told = set(re.findall(r"`(\w+)`", section)) | {"seed", "_target_", "temperature", "guidance_scale", "tile_size"}
+    assert set(record) | {"num_samples"} == told | {"num_workers", "device", "autoencoder_weights", "prior_weights"}
     with Image.open(tmp_path / "volumes.png") as sheet:
         assert sheet.height > 3 * 32
     assert sample(run, tmp_path, "--num_volumes", "5", "--resume") == 0

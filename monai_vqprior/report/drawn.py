@@ -85,8 +85,8 @@ class DrawnFiles:
         return settings[self.number]
 
     def present(self) -> list[Path]:
-        """Those that an earlier run has left."""
-        return list(self.folder.glob(f"{self.kind}_*"))
+        """Those that an earlier run has left; other commands write to a folder of this name too."""
+        return list(self.folder.glob(f"{self.kind}_{'[0-9]' * 5}*"))
 
     def is_written(self, index: int) -> bool:
         """Whether all files of one are there; they are whole, for they were renamed when they were."""

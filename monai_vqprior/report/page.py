@@ -37,6 +37,11 @@ _PICTURES = (
     ),
     ("samples.png", "Samples", "Drawn from the prior and decoded. They are not patients."),
     (
+        "volumes.png",
+        "Heads",
+        "Drawn slice by slice; axial, coronal and sagittal cuts through the middle. They are not patients.",
+    ),
+    (
         "neighbors.png",
         "Samples and training slices",
         "From top to bottom: samples, the nearest training slice of each, and four times the absolute difference.",
@@ -49,8 +54,8 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     Gather what a run has left in its folder on one page, ``report.html``, with the pictures inside it.
 
     Args:
-        output_dir: folder with ``metrics.json``, ``reconstructions.png``, ``samples.png``, ``neighbors.png`` and
-            ``neighbors.json``, or some of them.
+        output_dir: folder with ``metrics.json``, ``reconstructions.png``, ``samples.png``, ``volumes.png``,
+            ``neighbors.png`` and ``neighbors.json``, or some of them.
 
     Returns:
         path of the page.

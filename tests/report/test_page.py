@@ -60,7 +60,7 @@ def folder(tmp_path: Path, summary: dict[str, Any]) -> Path:
     """A run that has left everything."""
     (tmp_path / "metrics.json").write_text(json.dumps(summary))
     rng = np.random.default_rng(0)
-    for name in ("reconstructions.png", "samples.png", "neighbors.png"):
+    for name in ("reconstructions.png", "samples.png", "volumes.png", "neighbors.png"):
         write_png(tmp_path / name, rng.integers(0, 256, (8, 8), dtype=np.uint8))
     return tmp_path
 
@@ -90,6 +90,7 @@ def test_all_of_a_run_on_one_page(folder: Path, capsys: pytest.CaptureFixture[st
     assert page.pictures == {
         "Reconstructions": (folder / "reconstructions.png").read_bytes(),
         "Samples": (folder / "samples.png").read_bytes(),
+        "Heads": (folder / "volumes.png").read_bytes(),
         "Samples and training slices": (folder / "neighbors.png").read_bytes(),
     }
     assert "11 x 11 pixels" in page.text
@@ -117,7 +118,7 @@ def test_without_a_prior(folder: Path, summary: dict[str, Any]) -> None:
     assert ["bits a code under the prior", "no prior yet", "", ""] in Page(write_report(folder)).rows
 
 
-@pytest.mark.parametrize("left", ["metrics.json", "reconstructions.png", "samples.png", "neighbors.png"])
+@pytest.mark.parametrize("left", ["metrics.json", "samples.png", "volumes.png", "neighbors.png"])
 def test_page_of_what_there_is(folder: Path, left: str) -> None:
     for path in folder.iterdir():
         if path.name != left:
@@ -125,8 +126,8 @@ def test_page_of_what_there_is(folder: Path, left: str) -> None:
     page = Page(write_report(folder))
     assert bool(page.rows) == (left == "metrics.json")
     titles = {
-        "reconstructions.png": ["Reconstructions"],
         "samples.png": ["Samples"],
+        "volumes.png": ["Heads"],
         "neighbors.png": ["Samples and training slices"],
     }
     assert list(page.pictures) == titles.get(left, [])

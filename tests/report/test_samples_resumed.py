@@ -32,6 +32,7 @@ from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 from monai_vqprior.report import samples, write_samples
+from monai_vqprior.report.drawn import DrawnFiles
 
 pytestmark = pytest.mark.integration
 
@@ -99,12 +100,12 @@ def test_ends_with_the_files_of_a_run_that_was_not_cut_off(
     written = []
     write = samples._write
 
-    def cut_off(output: Path, index: int, *rest: Any) -> None:
+    def cut_off(files: DrawnFiles, index: int, *rest: Any) -> None:
         if len(written) == cut:
-            (output / "samples" / ".partial-abc.png").write_bytes(b"half a slice")
+            (files.folder / ".partial-abc.png").write_bytes(b"half a slice")
             raise Cut
         written.append(index)
-        write(output, index, *rest)
+        write(files, index, *rest)
 
     for _ in range(2):
         written.clear()
