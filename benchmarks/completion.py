@@ -33,6 +33,7 @@ from monai_vqprior.data.masked_slices import touched_blocks
 from monai_vqprior.files import write_png
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.losses import SSIM_WINDOW, ssim_map
+from monai_vqprior.sampling.conditioning import given_as_context
 from monai_vqprior.transforms import LoadSliced, fill_from_nearest
 from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
 
@@ -128,7 +129,7 @@ class Completer:
         _, files, settings = resolve(STACKS["sample"], bundle_root(), {"output_dir": output_dir, **overrides})
         config = bundle_parser(files, settings)
         self.network = config.get_parsed_content("network").eval()
-        self.prior, self.inferer = config.get_parsed_content("prior"), config.get_parsed_content("inferer")
+        self.prior, self.inferer = config.get_parsed_content("prior").eval(), config.get_parsed_content("inferer")
         self.size: int | list[int] = config.get_parsed_content("spatial_size")
         self.number = number
         if withhold:
@@ -143,11 +144,23 @@ class Completer:
     def __call__(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         hidden = torch.stack([fill_from_nearest(image, mask[None]) for image in images])
         codes = self.network.index_quantize(hidden).repeat_interleave(self.number, 0)
-        stride = [side // length for side, length in zip(mask.shape, codes.shape[1:], strict=True)]
-        kept = ~touched_blocks(mask, stride)
+        kept = ~drawn_codes(mask, codes)
         grids = self.inferer.sample(self.prior, range(len(codes)), given=codes, mask=kept)
         decoded = torch.cat([self.network.decode_samples(part) for part in grids.split(16)]).clamp(0, 1)
         return decoded
+
+    @torch.no_grad()
+    def bits(self, images: torch.Tensor, mask: torch.Tensor) -> float:
+        """Mean bits of a code in the hole, by the codes before it in the whole slice and what else the prior sees."""
+        codes = self.network.index_quantize(images)
+        drawn = drawn_codes(mask, codes).expand_as(codes)
+        known = given_as_context({"given": codes, "mask": ~drawn}, self.prior.context_names).get("context")
+        return float(self.inferer.bits(codes, self.prior, context=known)[drawn].mean())
+
+
+def drawn_codes(mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Which codes of grids (N, *grid) a mask (H, W) has drawn, (*grid) bool."""
+    return touched_blocks(mask, [side // length for side, length in zip(mask.shape, codes.shape[1:], strict=True)])
 
 
 @torch.no_grad()
@@ -168,7 +181,7 @@ def hidden_codes(network: Any, images: torch.Tensor, holes: Sequence[str]) -> li
     rows: list[Row] = []
     for name in holes:
         mask = hole(HOLES[name], *images.shape[2:])
-        drawn = touched_blocks(mask, [side // length for side, length in zip(mask.shape, true.shape[1:], strict=True)])
+        drawn = drawn_codes(mask, true)
         beside = torch.from_numpy(binary_dilation(drawn.numpy(), np.ones((3, 3)))) & ~drawn
         row: dict[str, float | str | None] = {"hole": name}
         nearest = torch.stack([fill_from_nearest(image, mask[None]) for image in images])
@@ -239,9 +252,9 @@ def compare(
         sheets: folder for pictures; None for none.
 
     Returns:
-        the tables ``ssim``, ``diversity`` and ``jump``, each with a row for each hole.
+        the tables ``ssim``, ``diversity``, ``jump`` and ``bits``, each with a row for each hole.
     """
-    tables: dict[str, list[Row]] = {"ssim": [], "diversity": [], "jump": []}
+    tables: dict[str, list[Row]] = {"ssim": [], "diversity": [], "jump": [], "bits": []}
     for name in holes:
         mask = hole(HOLES[name], *images.shape[2:])
         truth = images[:, 0]
@@ -255,7 +268,11 @@ def compare(
             for column, pictures in zip(columns, completed, strict=True):
                 column += [to_pixels(picture[None]) for picture in pictures[:2]]
             print(f"{name:16} {method:28} {found[method]}", flush=True)
-        for figure, rows in tables.items():
+        priors = {key: method for key, method in methods.items() if isinstance(method, Completer)}
+        bits = {key: round(prior.bits(images, mask), 3) for key, prior in priors.items()}
+        print(f"{name:16} bits a code {bits}", flush=True)
+        tables["bits"].append({"hole": name, **bits})
+        for figure, rows in list(tables.items())[:3]:
             own = {"real": round(real.jump, 4)} if figure == "jump" else {}
             rows.append(
                 {"hole": name, **own, **{key: round(getattr(value, figure), 4) for key, value in found.items()}}

@@ -19,8 +19,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn as nn
+from torch.utils.data import default_collate
 
+from monai_vqprior.data import CodeGridDataset, GivenCodes
+from monai_vqprior.engines import PrepareBatchCodes
 from monai_vqprior.inferers import VQPriorInferer
+from monai_vqprior.losses import BitsPerCodeLoss
 from monai_vqprior.networks import CodeContext, CodeSketch, GatedPixelCNN, HierarchicalPrior
 
 MakePrior = Callable[..., GatedPixelCNN]
@@ -123,3 +127,28 @@ def test_by_way_of_a_sketch() -> None:
     other[:, 4:] = (codes[:, 4:] + 3) % 7
     assert not torch.equal(inferer.sample(prior, range(3), given=other, mask=mask)[:, :4], completed[:, :4])
     assert not torch.equal(drawn[1][:, :2], drawn[0][:, :2])
+
+
+def test_a_training_learns_to_look_below_a_hole() -> None:
+    """Grids of one code each: what is given below tells the first code, which is a guess without it."""
+    torch.manual_seed(0)
+    grids = torch.arange(6)[:, None, None].expand(6, 4, 4)
+    dataset = CodeGridDataset(grids, seed=0, given=GivenCodes(dropout=0.3))
+    prepare = PrepareBatchCodes(context_keys=["given"])
+    context = CodeContext(6, 4, 12, 1, num_blocks=1)
+    prior = GatedPixelCNN(2, 6, 4, 12, 2, context_network=context, context_names=("given",))
+    optimizer, loss = torch.optim.Adam(prior.parameters(), 0.01), BitsPerCodeLoss()
+    for step in range(150):
+        dataset.set_epoch(step)
+        codes, target, _, known = prepare(default_collate([dataset[i] for i in [*range(6)] * 2]))
+        optimizer.zero_grad()
+        loss(prior(codes, **known), target).backward()
+        optimizer.step()
+    below = torch.full((6, 1, 4, 4), -1)
+    below[:, 0, 2:] = grids[:, 2:]
+    inferer = VQPriorInferer()
+    assert inferer.bits(grids, prior.eval(), context=below)[:, 0, 0].mean() < 0.5
+    assert inferer.bits(grids, prior)[:, 0, 0].mean() > 2
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[2:] = True
+    assert (VQPriorInferer(top_k=1).sample(prior, range(6), given=grids, mask=mask) == grids).all()
