@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from monai_vqprior.data import SliceFolder, scan_numbers, stack_height
 from monai_vqprior.data.layout import slice_name
 from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
+from monai_vqprior.losses import BitsPerCodeLoss
+from monai_vqprior.networks import CodeContext, CodeSketch, GatedPixelCNN, HierarchicalPrior
 from monai_vqprior.report.heads import slice_conditions
 from monai_vqprior.sampling import Conditioning
 from monai_vqprior.sampling.stacks import NEIGHBOR
@@ -122,7 +125,7 @@ class Run:
         rated: dict[str, list[float]] = {}
         for head in heads:
             codes = torch.cat([self.network.index_quantize(part) for part in torch.from_numpy(head)[:, None].split(16)])
-            contexts = {"bits alone": None}
+            contexts: dict[str, torch.Tensor | None] = {"bits alone": None}
             if self.knows_neighbors:
                 names = self.prior.context_names
                 known = torch.full((len(codes), len(names), *codes.shape[1:]), -1)
@@ -141,6 +144,40 @@ def save(folder: Path, heads: np.ndarray) -> None:
             write_png(folder / slice_name(f"{i:03d}", j), np.rint(image * 255).astype(np.uint8))
 
 
+def default_prior(names: Sequence[str]) -> HierarchicalPrior:
+    """The prior of a grid of 32 x 32 codes with the defaults of ``train_prior.json``."""
+    number = len(names)
+    coarse = CodeContext([512] * number, 8, 96, [1] * number, 1) if number else None
+    fine = CodeContext([512] * (1 + number), 32, 64, [4] + [1] * number, [3] + [1] * number)
+    shared: dict[str, Any] = {"num_embeddings": 512, "position_logits": True, "num_values": 1, "context_names": names}
+    return HierarchicalPrior(
+        CodeSketch(512, 8, 32, 4, 512),
+        GatedPixelCNN(spatial_size=8, channels=96, num_layers=4, attention_every=1, context_network=coarse, **shared),
+        GatedPixelCNN(spatial_size=32, channels=64, num_layers=12, context_network=fine, **shared),
+    )
+
+
+def step_cost(pairs: int = 11, warm_up: int = 2) -> dict[str, float]:
+    """Processor time of a training step of two grids in bfloat16, in seconds: medians, and that of the ratios."""
+    torch.manual_seed(0)
+    codes, below, values = torch.randint(512, (2, 32, 32)), torch.randint(512, (2, 1, 32, 32)), torch.zeros(2, 1)
+    priors = {names: default_prior(names).train() for names in ((), (NEIGHBOR,))}
+    optimizers = {names: torch.optim.AdamW(prior.parameters(), fused=True) for names, prior in priors.items()}
+    times: dict[tuple[str, ...], list[float]] = {names: [] for names in priors}
+    for number in range(pairs + warm_up):
+        for names in list(priors) if number % 2 else reversed(priors):
+            start = time.process_time()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits, besides = priors[names](codes, values=values, context=below if names else None)
+            BitsPerCodeLoss()((logits.float(), besides.float()), codes).backward()
+            optimizers[names].step()
+            optimizers[names].zero_grad()
+            times[names].append(time.process_time() - start)
+    without, with_below = (np.array(part[warm_up:]) for part in times.values())
+    medians = {"without": np.median(without), "with": np.median(with_below), "ratio": np.median(with_below / without)}
+    return {name: round(float(value), 3) for name, value in medians.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.heads",
@@ -149,7 +186,9 @@ def main() -> None:
         "slice to slice to those of real heads of a split, and bits a code of such heads. Heads of another split "
         "say what these figures are worth.",
     )
-    parser.add_argument("--dataset_dir", required=True, help="folder of slices that the priors were trained on")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--dataset_dir", help="folder of slices that the priors were trained on")
+    task.add_argument("--cost", action="store_true", help="only time a training step with and without the slice below")
     parser.add_argument("--runs", nargs="*", default=[], metavar="DIR", help="output folders of trainings with slice")
     parser.add_argument("--num_volumes", type=int, default=16, help="heads to draw of each")
     parser.add_argument("--rated_heads", type=int, default=4, help="real heads to rate in bits a code")
@@ -162,6 +201,9 @@ def main() -> None:
     add_json_option(parser)
     options = parser.parse_args()
     logging.disable(logging.INFO)
+    if options.cost:
+        finish(parser, options, step_cost(), {})
+        return
     slices = SliceFolder(options.dataset_dir)
     real = read_heads(slices, options.split, options.spatial_size)
     other = read_heads(slices, options.other_split, options.spatial_size)[: len(real)]

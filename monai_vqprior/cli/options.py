@@ -257,7 +257,7 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
     _setting(
         command,
         "temperature",
-        "temperature of the distribution; below 1 samples are more typical and less diverse (default: 0.8)",
+        "temperature of the distribution; below 1 samples are more typical, less diverse (default: 0.8, for volumes 1)",
     )
     _setting(command, "top_k", "draw from the k most probable codes (default: all)")
     _setting(
