@@ -68,7 +68,8 @@ def test_vqprior_commands_of_documents_parse() -> None:
     """Every option in a document is one of the command's, or a key of its configurations."""
     commands = [line for document in DOCUMENTS for line in shell_commands(document) if line.startswith("vqprior ")]
     assert len(commands) >= 6
-    stacks = (["train.json"], ["train.json", "train_prior.json"], ["inference.json", "sample.json"])
+    tuned = ["train.json", "train_prior.json", "fine_tune.json"]
+    stacks = (["train.json"], ["train.json", "train_prior.json"], tuned, ["inference.json", "sample.json"])
     configs = [load_configs(bundle_root(), stack) for stack in stacks]
     for command in commands:
         words = ["1" if word in ("DIR", "FILE") else word for word in shlex.split(command)[1:]]
