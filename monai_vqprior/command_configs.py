@@ -77,6 +77,7 @@ STACKS: dict[str, Stack] = {
     "reconstruct_volumes": Stack(("inference.json", "reconstruct_volumes.json"), needs=(AUTOENCODER,)),
     "sample": Stack(("inference.json", "sample.json"), needs=(AUTOENCODER, PRIOR)),
     "sample_volumes": Stack(("inference.json", "sample.json", "sample_volumes.json"), needs=(AUTOENCODER, PRIOR)),
+    "complete": Stack(("inference.json", "sample.json", "complete.json"), needs=(AUTOENCODER, PRIOR)),
     "neighbors": Stack(("neighbors.json",)),
 }
 

@@ -273,6 +273,8 @@ SETTINGS: dict[str, Kind] = {
     "subject_pattern": optional(SUBJECT_PATTERN),
     "volumes": PATH,
     "prepared_dir": optional(PATH),
+    "image": PATH,
+    "mask": PATH,
     "overwrite": FLAG,
     "resume": FLAG,
     "skip_bad": FLAG,
@@ -336,6 +338,8 @@ SETTINGS: dict[str, Kind] = {
     "condition_dropout": number(0, 1, below=True),
     "neighbor_context": FLAG,
     "neighbor_dropout": number(0, 1, below=True),
+    "given_context": FLAG,
+    "given_dropout": _SHARE,
     "head_slices": optional(whole(1, 10**5)),
     "head_axis": optional(whole(0, 2)),
     "head_affine": optional(several(several(NUMBER, 4, 4), 4, 4, "four rows of four numbers")),
@@ -349,11 +353,14 @@ SETTINGS: dict[str, Kind] = {
     "top_p": optional(number(0, 1, above=True)),
     "guidance_scale": number(0, 1e6),
     "condition": optional(TEXT),
+    # completions
+    "num_completions": whole(1, 2**14),
+    "seam": number(0, 1024),
 }
 
 
 #: paths that a user gives; others are made of them.
-_GIVEN_PATHS = {"bundle_root", "dataset_dir", "output_dir", "ckpt", "ckpt_prior", "pretrained"}
+_GIVEN_PATHS = {"bundle_root", "dataset_dir", "output_dir", "ckpt", "ckpt_prior", "pretrained", "image", "mask"}
 
 
 #: What the arguments of :func:`monai_vqprior.data.write_phantom` and the options of ``vqprior phantom`` may be.

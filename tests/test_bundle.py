@@ -26,6 +26,7 @@ from warm_python import run_python
 import monai_vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.errors import input_error_in
+from monai_vqprior.files import write_png
 from monai_vqprior.runs import fingerprint
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS
@@ -44,6 +45,7 @@ STACKS = {
     "inference": ["inference.json"],
     "sample": ["inference.json", "sample.json"],
     "sample_volumes": ["inference.json", "sample.json", "sample_volumes.json"],
+    "complete": ["inference.json", "sample.json", "complete.json"],
     "neighbors": ["neighbors.json"],
 }
 SMALL = {**AUTOENCODER, **ON_CPU}
@@ -207,6 +209,7 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         "conditions": [],
         "neighbor_context": False,
         **dict.fromkeys(("head_slices", "head_axis", "head_affine")),
+        "given_context": False,
         **of_data,
     }
     rule = json.loads((trained / "splits.json").read_text())
@@ -260,6 +263,12 @@ def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:
     monai_run("sample", trained.parent, num_samples=3, tile_size=4, **SMALL, **SMALL_PRIOR)
     assert len(list((trained / "samples").iterdir())) == 3
     assert (trained / "reconstructions.png").is_file()
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 12:20] = 255
+    inputs = {"image": trained / "samples" / "sample_00000.png", "mask": write_png(trained / "mask.png", mask)}
+    printed = monai_run("complete", trained.parent, num_completions=2, **inputs, **SMALL, **SMALL_PRIOR)
+    assert "trained without given_context" in printed
+    assert len(list((trained / "completions").iterdir())) == 2
     assert "well below 1" in monai_run("neighbors", trained.parent, dataset_dir=phantom, num_pictures=2, device="cpu")
     assert len(json.loads((trained / "neighbors.json").read_text())["samples"]) == 3
     assert (trained / "neighbors.png").is_file()

@@ -44,7 +44,7 @@ _NO_PAIRS = [*_NO_NUMBERS, "-1", "[1]", "[1,2,3]", "['a',1]", "[1,'nan']", "[1,1
 VALUES: list[tuple[str, list[str], list[str]]] = [
     (
         "bundle_root dataset_dir output_dir models_dir volumes output bundle checkpoint autoencoder_checkpoint "
-        "pretrained_checkpoint last_state metrics_file",
+        "pretrained_checkpoint last_state metrics_file image mask",
         ["a", "/a/b", "7", "[a]", "None", "ü"],
         _NO_PATHS,
     ),
@@ -58,6 +58,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         ["true", "False", "TRUE"],
         _NO_FLAGS,
     ),
+    ("given_context", ["true", "False"], _NO_FLAGS),
     ("split_by", ["subject", "file"], ["", "subjects", "File", "0", "None", "['file']"]),
     (
         "subject_pattern",
@@ -83,7 +84,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("split_seed seed", ["0", "4294967295"], [*_NO_WHOLE, "-1", "4294967296", "None"]),
     (
         "num_pictures batch_size tile_size max_epochs val_interval patch_size stride embedding_dim prior_channels "
-        "prior_layers num_samples num_volumes prior_sketch_channels prior_sketch_layers",
+        "prior_layers num_samples num_volumes num_completions prior_sketch_channels prior_sketch_layers",
         ["1", "64"],
         [*_NO_WHOLE, "0", "-1", "None"],
     ),
@@ -91,8 +92,12 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("prior_sketch_block", ["0", "2", "4", "64"], [*_NO_WHOLE, "-2", "1", "3", "66", "None"]),
     ("max_value", ["4095", "0.5", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     ("max_minutes", ["0.5", "1", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
-    ("learning_rate predictability_weight guidance_scale", ["0", "0.5", "1e-3"], [*_NO_NUMBERS, "-1", BIG, "1e308"]),
-    ("affine_prob intensity_prob flip_prob translate_range", ["0", "1", "0.5"], _NO_SHARES),
+    (
+        "learning_rate predictability_weight guidance_scale seam",
+        ["0", "0.5", "1e-3"],
+        [*_NO_NUMBERS, "-1", BIG, "1e308"],
+    ),
+    ("affine_prob intensity_prob flip_prob translate_range given_dropout", ["0", "1", "0.5"], _NO_SHARES),
     ("prior_dropout condition_dropout prior_sketch_dropout neighbor_dropout", ["0", "0.9"], [*_NO_SHARES, "1"]),
     ("rotate_range scale_range", ["0", "0.1", "[-0.1,0.2]"], _NO_PAIRS),
     ("gamma_range", ["1.5", "[0.8,1.25]"], [*_NO_PAIRS, "0", "1", "[0,1]", "[-1,1]"]),

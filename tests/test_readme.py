@@ -68,7 +68,8 @@ def test_vqprior_commands_of_documents_parse() -> None:
     """Every option in a document is one of the command's, or a key of its configurations."""
     commands = [line for document in DOCUMENTS for line in shell_commands(document) if line.startswith("vqprior ")]
     assert len(commands) >= 6
-    stacks = (["train.json"], ["train.json", "train_prior.json"], ["inference.json", "sample.json"])
+    tuned = ["train.json", "train_prior.json", "fine_tune.json"]
+    stacks = (["train.json"], ["train.json", "train_prior.json"], tuned, ["inference.json", "sample.json"])
     configs = [load_configs(bundle_root(), stack) for stack in stacks]
     for command in commands:
         words = ["1" if word in ("DIR", "FILE") else word for word in shlex.split(command)[1:]]
@@ -85,7 +86,7 @@ def test_configurations_of_documents_exist() -> None:
         text = (ROOT / document).read_text(encoding="utf-8")
         for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
             outputs = {"metrics.json", "settings.json", "prior_settings.json", "metadata.json", "phantom.json"}
-            outputs |= {"samples.json", "prepare.json", "splits.json", "gpu.json"}
+            outputs |= {"samples.json", "completions.json", "volumes.json", "prepare.json", "splits.json", "gpu.json"}
             outputs |= {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
             assert name in outputs or (ROOT / "bundle" / "configs" / name).is_file(), f"{document}: {name}"
 
@@ -110,17 +111,20 @@ def test_ten_lines_of_python() -> None:
         assert values[name].isfinite().all()
 
 
-def test_completion_of_a_grid() -> None:
-    """The example of the guide on sampling keeps the codes that are given."""
-    page = (ROOT / "docs" / "how-to" / "sample.md").read_text(encoding="utf-8")
+def test_completion_of_a_slice() -> None:
+    """The example of the guide keeps the codes and the pixels that are given."""
+    page = (ROOT / "docs" / "how-to" / "complete.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     torch.manual_seed(0)
     values: dict[str, Any] = {}
     exec(script, values)
     for name, shape in re.findall(r"# (\w+) \((\d+(?:, \d+)+)\)", script):
         assert tuple(values[name].shape) == tuple(map(int, shape.split(", "))), name
-    kept = values["completed"][:, :8]
-    assert torch.equal(kept, values["codes"][:, :8].expand_as(kept))
+    drawn, codes, hole, image = (values[name] for name in ("drawn", "codes", "hole", "image"))
+    assert (drawn == codes).all(0)[torch.nn.functional.max_pool2d(hole.float(), 4)[0] == 0].all()
+    for filled in values["images"]:
+        assert torch.equal(filled[~hole], image[0][~hole])
+    assert len(values["images"]) == 4
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:

@@ -64,6 +64,10 @@ def _sample(options: argparse.Namespace) -> None:
         run(options, STACKS["sample_volumes"])
 
 
+def _complete(options: argparse.Namespace) -> None:
+    run(options, STACKS["complete"])
+
+
 def _neighbors(options: argparse.Namespace) -> None:
     run(options, STACKS["neighbors"])
 
@@ -111,6 +115,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "audit": _audit,
     "reconstruct": _reconstruct,
     "sample": _sample,
+    "complete": _complete,
     "neighbors": _neighbors,
     "report": _report,
     "prepare": _prepare,

@@ -169,6 +169,8 @@ def command_parser() -> argparse.ArgumentParser:
     _add_reconstruct(commands.add_run("reconstruct", about, needs_data=False))
     about = "sample new slices or whole heads, and write PNG or NIfTI files and a sheet"
     _add_sample(commands.add_run("sample", about, takes_data=False))
+    about = "fill the holes of slices in several ways, and write PNG files and a sheet"
+    _add_complete(commands.add_run("complete", about, takes_data=False))
     about = "show samples beside their nearest training slices, to find copies"
     _add_neighbors(commands.add_run("neighbors", about, draws=False))
     about = "write the metrics and pictures of a run on one page, report.html"
@@ -188,6 +190,10 @@ def _add_data(command: argparse.ArgumentParser, required: bool) -> None:
     _setting(command, "skip_bad", "leave out slices that cannot be used, and count them")
     _setting(command, "split_by", SPLIT_BY_HELP)
     _setting(command, "subject_pattern", SUBJECT_PATTERN_HELP)
+    _add_max_value(command)
+
+
+def _add_max_value(command: argparse.ArgumentParser) -> None:
     about = "white in slices of more than 8 bits, such as 4095 (default: of the training, or from the slices)"
     _setting(command, "max_value", about)
 
@@ -231,6 +237,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _setting(command, "early_stop", "validations without improvement after which training stops (default: 0, never)")
     _setting(command, "conditions", "columns to condition the prior on, such as [dementia,slice] (default: none)")
     _setting(command, "neighbor_context", "learn slices given the slice below too, to sample whole heads")
+    _setting(command, "given_context", "learn to complete slices by what is given on all sides of a hole too")
     _setting(command, "amp", "mixed precision where the hardware has it (default: True)")
     _setting(command, "ckpt", "weights of the autoencoder that the prior is trained on")
 
@@ -239,6 +246,22 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
     _setting(command, "num_samples", "number of samples (default: 10)")
     _setting(command, "num_volumes", "draw whole heads instead of slices, so many, as NIfTI volumes")
     _setting(command, "num_slices", "slices of a volume, those in the middle of a head (default: all)")
+    _setting(command, "nifti", "write NIfTI files too")
+    _add_drawing(command)
+
+
+def _add_complete(command: argparse.ArgumentParser) -> None:
+    _setting(command, "image", "a slice with a hole, or a folder of slices", required=True)
+    _setting(command, "mask", "its mask, black where the slice is given, or a folder of masks", required=True)
+    _setting(command, "num_completions", "completions of each slice (default: 4)")
+    _setting(command, "seam", "pixels around the hole that pass into their reconstruction (default: 0)")
+    _setting(command, "skip_bad", "leave out slices that cannot be used, and count them")
+    _add_max_value(command)
+    _add_drawing(command)
+
+
+def _add_drawing(command: argparse.ArgumentParser) -> None:
+    """How codes are drawn, and with which networks."""
     _setting(
         command,
         "temperature",
@@ -252,7 +275,6 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
     _setting(command, "resume", "continue an interrupted run, or extend one")
     _setting(command, "num_workers", "processes that sample on a CPU (default: 0, this process only)")
     _setting(command, "condition", "condition to sample for, such as dementia=Mild_Demented,slice=0.5 (default: none)")
-    _setting(command, "nifti", "write NIfTI files too")
     _setting(command, "ckpt", "weights of the autoencoder")
     _setting(command, "ckpt_prior", "weights of the prior")
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from monai_vqprior.data.condition_table import ConditionTable
 from monai_vqprior.data.conditions import Conditions, fit_condition
 from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
+from monai_vqprior.data.given_codes import GivenCodes, random_holes
+from monai_vqprior.data.masked_slices import MaskedSlices, load_masks
 from monai_vqprior.data.phantom import PHANTOM_LABELS, PhantomSlice, phantom_slice, write_phantom
 from monai_vqprior.data.prepare import PrepareSummary, prepare_volumes, read_subject_table
 from monai_vqprior.data.resumable_sampler import ResumableSampler, mixed_seed
@@ -26,6 +28,8 @@ __all__ = [
     "CodeGridDataset",
     "ConditionTable",
     "Conditions",
+    "GivenCodes",
+    "MaskedSlices",
     "PhantomSlice",
     "PrepareSummary",
     "ResumableSampler",
@@ -33,11 +37,13 @@ __all__ = [
     "SliceFolder",
     "find_volumes",
     "fit_condition",
+    "load_masks",
     "load_volume",
     "mean_image",
     "mixed_seed",
     "phantom_slice",
     "prepare_volumes",
+    "random_holes",
     "read_subject_table",
     "scan_numbers",
     "slices_below",

@@ -181,7 +181,7 @@ class SliceDataset(_SeededDataset):
             expected = " x ".join(map(str, self.spatial_size))
             raise InputError(
                 f"{self.data[index]['image']} is {height} x {width} pixels, but spatial_size is {expected}: all slices "
-                "must have one size; pass the size of yours as --spatial_size."
+                "must have one size, that of the training; pass the size of yours as --spatial_size."
             )
         return torch.as_tensor(image)
 
@@ -201,6 +201,8 @@ class CodeGridDataset(_SeededDataset):
             :func:`monai_vqprior.data.slices_below` finds them. The items then have the ``neighbor`` too, of the same
             view as the grid, and all -1 where there is none. None for items without.
         neighbor_dropout: probability that a neighbor is withheld.
+        given: draws what is ``given`` of a grid, which the items then have too, by a grid and a generator, as
+            :class:`GivenCodes` does. None for items without.
 
     Raises:
         ValueError: when there are not as many dictionaries or neighbors as grids, or the views are not of these grids.
@@ -214,6 +216,7 @@ class CodeGridDataset(_SeededDataset):
         seed: int | None = None,
         neighbors: torch.Tensor | None = None,
         neighbor_dropout: float = 0.0,
+        given: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
     ) -> None:
         items = [{} for _ in range(len(grids))] if data is None else [dict(item) for item in data]
         if len(items) != len(grids):
@@ -227,6 +230,7 @@ class CodeGridDataset(_SeededDataset):
         self.views = views
         self.neighbors = neighbors
         self.neighbor_dropout = neighbor_dropout
+        self.given = given
 
     def _transform(self, index: int) -> Any:
         seed = self._seed_of(index)
@@ -235,12 +239,14 @@ class CodeGridDataset(_SeededDataset):
         if self.views is not None and torch.rand((), generator=draw) < 0.5:
             grids = self.views[int(torch.randint(len(self.views), (), generator=draw))]
         item = {**self.data[index], "codes": grids[index].long()}
-        if self.neighbors is None:
-            return item
-        neighbor = int(self.neighbors[index])
-        withheld = bool(torch.rand((), generator=draw) < self.neighbor_dropout)
-        known = neighbor >= 0 and not withheld
-        return {**item, "neighbor": grids[neighbor].long() if known else torch.full_like(item["codes"], -1)}
+        if self.neighbors is not None:
+            neighbor = int(self.neighbors[index])
+            withheld = bool(torch.rand((), generator=draw) < self.neighbor_dropout)
+            known = neighbor >= 0 and not withheld
+            item["neighbor"] = grids[neighbor].long() if known else torch.full_like(item["codes"], -1)
+        if self.given is not None:
+            item["given"] = self.given(item["codes"], draw)
+        return item
 
 
 def mean_image(dataset: SliceDataset) -> torch.Tensor:

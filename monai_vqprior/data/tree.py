@@ -26,13 +26,24 @@ __all__ = ["FileTree", "find_files", "is_run"]
 
 # What runs write below their output folder, where that is the folder of the data too.
 _OF_A_RUN = frozenset(
-    ("samples", "samples.png", "reconstructions", "reconstructions.png", "neighbors.png", "models", "tensorboard")
+    (
+        "samples",
+        "samples.png",
+        "completions",
+        "completions.png",
+        "reconstructions",
+        "reconstructions.png",
+        "neighbors.png",
+        "models",
+        "tensorboard",
+    )
 )
 # Files and folders that together identify a run.
 _SIGNS = (
     {"splits.csv", "splits.json"},
     {"splits.csv", "models"},
     {"samples", "samples.json"},
+    {"completions", "completions.json"},
     {"neighbors.png", "neighbors.json"},
     {"reconstructions", "reconstructions.png"},
 )

@@ -21,6 +21,9 @@ from monai_vqprior.transforms import BytesToUnit
 
 __all__ = ["PrepareBatchCodes", "PrepareBatchSlices"]
 
+# The grid of a context that has codes of the grid itself.
+_GIVEN = "given"
+
 
 def _conditions(
     batchdata: Mapping[str, Any],
@@ -94,7 +97,8 @@ class PrepareBatchCodes(PrepareBatch):
             ``num_classes``.
         value_keys: keys of continuous values to condition on, NaN where unknown, as many as its ``num_values``.
         context_keys: keys of further grids that are known before, -1 where a code is missing, in the order of the
-            network's ``context_names``. A batch may have some of them or none.
+            network's ``context_names``. A batch may have some of them or none. The codes of the grid ``given`` are
+            those of the grid itself that a completion keeps, and are no target.
     """
 
     def __init__(
@@ -127,16 +131,20 @@ class PrepareBatchCodes(PrepareBatch):
             kwargs: further arguments of :meth:`torch.Tensor.to`.
 
         Returns:
-            the grids twice, no positional arguments, and ``labels`` (B, number of labels) and ``values``
+            the grids, the codes to predict, which are the grids with -1 for what is given of them, no positional
+            arguments, and ``labels`` (B, number of labels) and ``values``
             (B, number of values) where keys are given, and ``context`` (B, number of keys, *grid) where the batch has
             one of its grids.
         """
         codes = torch.as_tensor(batchdata[self.code_key]).to(device=device, non_blocking=non_blocking, **kwargs)
         known = _conditions(batchdata, self.label_keys, self.value_keys, device, non_blocking)
+        target = codes
         if any(key in batchdata for key in self.context_keys):
             missing = torch.full_like(codes, -1)
             grids = [
                 torch.as_tensor(batchdata[key]).to(codes) if key in batchdata else missing for key in self.context_keys
             ]
             known["context"] = torch.stack(grids, dim=1)  # (B, n, *grid)
-        return codes, codes, (), known
+            if _GIVEN in self.context_keys:  # nobody draws these codes: a network need not learn to copy them
+                target = codes.masked_fill(grids[self.context_keys.index(_GIVEN)] >= 0, -1)
+        return codes, target, (), known

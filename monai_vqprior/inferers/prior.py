@@ -22,7 +22,7 @@ from monai.utils.ordering import Ordering
 from monai_vqprior.errors import InputError
 from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
 from monai_vqprior.losses import code_bits
-from monai_vqprior.sampling.conditioning import Conditioning, Rows
+from monai_vqprior.sampling.conditioning import Conditioning, Rows, given_as_context
 from monai_vqprior.sampling.draws import draw_codes, keep_top_k, keep_top_p
 from monai_vqprior.sampling.stacks import NEIGHBOR, StackSampler
 from monai_vqprior.sampling.tiles import Tile, TileSampler, num_draws, tiles_of
@@ -201,10 +201,11 @@ class VQPriorInferer(Inferer):
         Conditions and given codes hold for all samples, or there is one of them for each index, in the order of the
         indices. An index may then come several times: the same random numbers under several conditions.
 
-        Codes are completed in raster order: a drawn code depends on the codes before it, given or drawn, and on none
-        after it. So a gap does not depend on given codes below it, and a gap at the lower end depends on all others.
-        A :class:`~monai_vqprior.networks.HierarchicalPrior` draws the sketch so, of the blocks that are not wholly
-        given, and then the codes given the whole sketch.
+        A network with the context ``given`` (its ``context_names``) completes codes by all that is given, on each side
+        of a gap. Any other network completes them in raster order: a drawn code depends on the codes before it, given
+        or drawn, and on none after it. So a gap does not depend on given codes below it, and a gap at the lower end
+        depends on all others. A :class:`~monai_vqprior.networks.HierarchicalPrior` draws the sketch first, of the
+        blocks that are not wholly given, and then the codes given the whole sketch.
 
         Args:
             network: prior that turns grids (B, *grid) into logits (B, K, *grid); logits at a position must depend on
@@ -332,6 +333,7 @@ class VQPriorInferer(Inferer):
         size = _grid_size(network, spatial_size)
         num_codes = getattr(network, "num_embeddings", None)
         rows = conditioning.rows(len(wanted), size, num_codes, self.guidance_scale != 1, _num_contexts(network))
+        rows = given_as_context(rows, getattr(network, "context_names", ()))
         device = next(network.parameters()).device
         if self.num_workers and device.type != "cpu":
             raise InputError(f"num_workers must be 0 on {device.type}, got {self.num_workers}: workers are for a CPU.")

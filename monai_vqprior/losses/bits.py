@@ -26,14 +26,15 @@ def code_bits(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: (B, K, *grid), any floating type.
-        codes: (B, *grid), integers in 0..K-1.
+        codes: (B, *grid), integers in 0..K-1, or -1 for a code that is not to be rated.
 
     Returns:
-        (B, *grid) float32, in bits.
+        (B, *grid) float32, in bits; 0 for a code that is not rated.
     """
     # Codes as the last axis: in channels_last the logits lie so already, and are not copied.
     rows = logits.float().movedim(1, -1).flatten(0, -2)  # (positions of all grids, K)
-    return F.cross_entropy(rows, codes.long().flatten(), reduction="none").view(codes.shape) / math.log(2)
+    bits = F.cross_entropy(rows, codes.long().flatten(), ignore_index=-1, reduction="none") / math.log(2)
+    return bits.view(codes.shape)
 
 
 class BitsPerCodeLoss(nn.Module):
@@ -43,12 +44,13 @@ class BitsPerCodeLoss(nn.Module):
         self, prediction: torch.Tensor | tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor
     ) -> torch.Tensor:
         """
-        Mean over a batch.
+        Mean over all codes of a batch, those included that are not rated: each code has the same weight, whether much
+        or little of its grid is given.
 
         Args:
             prediction: logits (B, K, *grid); or a pair of them and the bits a code that are spent besides, a scalar,
                 as a :class:`~monai_vqprior.networks.HierarchicalPrior` returns in training mode.
-            codes: (B, *grid), integers in 0..K-1.
+            codes: (B, *grid), integers in 0..K-1, or -1 for a code that is not to be rated.
 
         Returns:
             a scalar, in bits.

@@ -46,7 +46,7 @@ class DrawnFiles:
 
     Args:
         output: folder of the results.
-        kind: ``sample`` or ``volume``.
+        kind: ``sample``, ``volume`` or ``completion``.
         suffixes: of the files of each of them.
         results: files about them, which are removed with them.
     """
@@ -80,6 +80,14 @@ class DrawnFiles:
         """A file of one of them, by default the first."""
         return self.folder / f"{self.kind}_{index:05d}{self.suffixes[0] if suffix is None else suffix}"
 
+    def total(self, settings: Mapping[str, Any]) -> int:
+        """How many there are to be, by the settings of the run."""
+        return settings[self.number]
+
+    def present(self) -> list[Path]:
+        """Those that an earlier run has left; other commands write to a folder of this name too."""
+        return list(self.folder.glob(f"{self.kind}_{'[0-9]' * 5}*"))
+
     def is_written(self, index: int) -> bool:
         """Whether all files of one are there; they are whole, for they were renamed when they were."""
         return all(self.path(index, suffix).is_file() for suffix in self.suffixes)
@@ -90,13 +98,11 @@ class DrawnFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give another --output_dir.") from error
-        for leftover in self.folder.glob(".partial-*"):  # of a process that was killed while it wrote
+        for leftover in self.folder.rglob(".partial-*"):  # of a process that was killed while it wrote
             leftover.unlink()
-        # Other commands write to a folder of this name too.
-        ours = list(self.folder.glob(f"{self.kind}_{'[0-9]' * 5}*"))
         exists = any(self.folder.iterdir()) or self.sheet.exists()
         if exists and overwrite:
-            for path in (*ours, self.sheet, *(self.output / name for name in self.results)):
+            for path in (*self.present(), self.sheet, *(self.output / name for name in self.results)):
                 path.unlink(missing_ok=True)
         elif exists and resume:
             self._check_same(settings)
@@ -124,8 +130,8 @@ class DrawnFiles:
                 raise InputError(f"{self.folder} was drawn with {change}: pass the same, or --overwrite.")
         if before[number] > settings[number]:
             raise InputError(
-                f"{self.folder} is a run of {counted(before[number], self.kind)}: pass --{number} {before[number]} or more, "
-                "or --overwrite."
+                f"{self.folder} is a run of {counted(before[number], self.kind)}: pass --{number} {before[number]} "
+                "or more, or --overwrite."
             )
 
     def _read_record(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +217,7 @@ def draw_tiles(
     """
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict one another: pass one of them.")
-    number = settings[files.number]
+    number = files.total(settings)
     with joined_processes() as processes:
         processes.first(lambda: files.claim(settings, overwrite, resume))
         starts = range(processes.rank * tile_size, number, processes.size * tile_size)

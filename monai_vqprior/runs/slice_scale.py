@@ -18,7 +18,7 @@ from pathlib import Path
 
 import ignite.distributed as idist
 
-from monai_vqprior.data import SliceFolder
+from monai_vqprior.data import MaskedSlices, SliceFolder
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import tell
 from monai_vqprior.runs.settings import read_settings, settings_beside
@@ -30,7 +30,7 @@ _KEY = "max_value"
 
 
 def slice_scale(
-    slices: SliceFolder, max_value: float | None = None, weights: str | os.PathLike[str] | None = None
+    slices: SliceFolder | MaskedSlices, max_value: float | None = None, weights: str | os.PathLike[str] | None = None
 ) -> float | None:
     """
     The value that is white in slices of more than 8 bits; it is printed where it was found or is a new one.

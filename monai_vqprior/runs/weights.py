@@ -214,12 +214,12 @@ def _setting_of(missing: Sequence[str], surplus: Sequence[str]) -> str:
 
     if some(missing, "sketch_prior.embedding."):
         return "--prior_sketch_block 0 for a prior without sketch"
-    # Only neighbor context gives one of these a context network: a prior of sketches, or one without sketch.
+    # Only grids of the context give one of these a context network: a prior of sketches, or one without sketch.
     contexts = "sketch_prior.context_network.", "context_network."
     if some(missing, *contexts):
-        return "--neighbor_context false for a prior of single slices"
+        return "--neighbor_context and --given_context, false for a prior of single slices"
     if some(surplus, *contexts) and not some(surplus, "sketch_prior.embedding."):
-        return "--neighbor_context true for a prior of whole heads"
+        return "--neighbor_context and --given_context, true for a prior of heads or of completions"
     return "--spatial_size"
 
 

@@ -20,7 +20,16 @@ import torch
 
 from monai_vqprior.errors import InputError, reason_of
 
-__all__ = ["NOTHING", "Conditioning", "Rows", "condition_rows", "context_rows", "given_rows", "tile_rows"]
+__all__ = [
+    "NOTHING",
+    "Conditioning",
+    "Rows",
+    "condition_rows",
+    "context_rows",
+    "given_as_context",
+    "given_rows",
+    "tile_rows",
+]
 
 #: One number for each label or value of a network, for all samples, or such a row for each sample.
 Rows = Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor
@@ -187,6 +196,27 @@ def context_rows(
     if int(codes.min()) < -1 or (num_codes is not None and int(codes.max()) >= num_codes):
         raise InputError(f"context must be codes of the network or -1, got {int(codes.min())} to {int(codes.max())}.")
     return {"context": codes.long().view(-1, grids, *size)}
+
+
+def given_as_context(rows: Mapping[str, torch.Tensor], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """
+    Put the given codes into the context of a network that sees them on all sides of a hole.
+
+    Args:
+        rows: as :meth:`Conditioning.rows` returns them.
+        names: of the grids of the network's context; one of them may be ``given``.
+
+    Returns:
+        the rows, with the given codes in ``context`` (1 or number, grids, *grid) where the network takes them, -1 where
+        a code is missing. A grid ``given`` of the context that was asked for is replaced.
+    """
+    if "given" not in names or "given" not in rows:
+        return dict(rows)
+    known = torch.where(rows["mask"], rows["given"], NOTHING["context"])  # (1 or number, *grid)
+    context = rows.get("context", known.new_full((1, len(names), *known.shape[1:]), NOTHING["context"]))
+    context = context.repeat(max(len(known), len(context)) // len(context), *[1] * (context.dim() - 1))
+    context[:, names.index("given")] = known
+    return {**rows, "context": context}
 
 
 def tile_rows(rows: Mapping[str, torch.Tensor], row_of: Mapping[int, int], tile_size: int) -> dict[str, torch.Tensor]:

@@ -12,7 +12,18 @@
 from __future__ import annotations
 
 from monai_vqprior.transforms.io import LoadSlice, LoadSliced
+from monai_vqprior.transforms.masks import LoadMask, fill_from_nearest
 from monai_vqprior.transforms.scale import EIGHT_BITS, find_max_value
 from monai_vqprior.transforms.unit_range import BytesToUnit, BytesToUnitd, UnitToBytes
 
-__all__ = ["EIGHT_BITS", "BytesToUnit", "BytesToUnitd", "LoadSlice", "LoadSliced", "UnitToBytes", "find_max_value"]
+__all__ = [
+    "EIGHT_BITS",
+    "BytesToUnit",
+    "BytesToUnitd",
+    "LoadMask",
+    "LoadSlice",
+    "LoadSliced",
+    "UnitToBytes",
+    "fill_from_nearest",
+    "find_max_value",
+]

@@ -24,6 +24,7 @@ from monai.transforms import Compose, Lambdad, OneOf, RandFlipd, RandGaussianNoi
 from PIL import Image
 
 from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
+from monai_vqprior.data.given_codes import GivenCodes
 from monai_vqprior.data.slices import SliceFolder
 from monai_vqprior.errors import InputError
 from monai_vqprior.transforms import BytesToUnitd, LoadSliced
@@ -291,6 +292,24 @@ class TestCodeGridDataset:
         first = [dataset[i]["neighbor"] for i in range(4)]
         torch.rand(1)
         assert all(torch.equal(dataset[i]["neighbor"], first[i]) for i in reversed(range(4)))
+
+    def test_what_is_given_is_drawn_of_the_view_that_is_returned(self) -> None:
+        grids = torch.randint(5, (3, 4, 4), generator=torch.manual_seed(0))
+        dataset = CodeGridDataset(grids, None, grids[None] + 5, 0, given=GivenCodes(dropout=0.2))
+        seen = []
+        for epoch in range(40):
+            dataset.set_epoch(epoch)
+            for item in (dataset[i] for i in range(3)):
+                known = item["given"] >= 0
+                assert torch.equal(item["given"][known], item["codes"][known])
+                assert (item["given"][~known] == -1).all()
+                seen.append(int(known.sum()))
+        assert 0.1 < np.mean(np.equal(seen, 0)) < 0.3
+        assert len(set(seen)) > 8
+        dataset.set_epoch(3)
+        again = [dataset[i]["given"] for i in range(3)]
+        torch.rand(1)
+        assert all(torch.equal(dataset[i]["given"], again[i]) for i in reversed(range(3)))
 
     def test_all_neighbors_are_there_without_dropout(self) -> None:
         grids = torch.arange(3)[:, None, None].expand(3, 2, 2)

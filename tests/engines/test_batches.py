@@ -118,6 +118,16 @@ class TestPrepareBatchCodes:
         *_, known = prepare({"codes": batch["codes"]}, "cpu")  # as in validation
         assert known == {}
 
+    def test_codes_that_are_given_are_no_target(self) -> None:
+        given = torch.tensor([[[3, -1], [-1, 4]], [[-1, -1], [-1, -1]]])
+        batch = {"codes": torch.tensor([[[3, 1], [2, 4]], [[0, 1], [2, 3]]]), "given": given}
+        prepare = PrepareBatchCodes(context_keys=["neighbor", "given"])
+        codes, target, _, known = prepare(batch, "cpu")
+        assert torch.equal(codes, batch["codes"])
+        assert target.tolist() == [[[-1, 1], [2, -1]], [[0, 1], [2, 3]]]
+        assert torch.equal(known["context"][:, 1], given)
+        assert torch.equal(PrepareBatchCodes(context_keys=["neighbor"])(batch | {"neighbor": given})[1], codes)
+
     def test_a_missing_condition(self) -> None:
         with pytest.raises(KeyError, match="absent"):
             PrepareBatchCodes(label_keys=["absent"])(self.batch(), "cpu")

@@ -93,3 +93,20 @@ def test_bits_per_code_loss_is_the_mean() -> None:
     loss = BitsPerCodeLoss()(torch.from_numpy(logits), torch.from_numpy(codes))
     assert loss.shape == ()
     assert loss.item() == pytest.approx(bits_by_hand(logits, codes).mean(), rel=1e-6)
+
+
+def test_codes_that_are_not_rated_cost_nothing_and_teach_nothing() -> None:
+    logits = torch.randn(2, 5, 3, 4, requires_grad=True)
+    codes = torch.randint(5, (2, 3, 4))
+    target = codes.clone()
+    target[0, 1:] = -1
+    bits = code_bits(logits, target)
+    assert (bits[0, 1:] == 0).all()
+    rated = target >= 0
+    torch.testing.assert_close(bits[rated], code_bits(logits, codes)[rated])
+    loss = BitsPerCodeLoss()(logits, target)
+    torch.testing.assert_close(loss, bits.sum() / codes.numel())
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad.movedim(1, -1)[~rated].any()
+    assert logits.grad.movedim(1, -1)[rated].any(-1).all()

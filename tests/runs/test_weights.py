@@ -223,9 +223,13 @@ class TestLoadWeights:
         [
             (["sketch_prior.embedding"], [], "--spatial_size"),
             ([], ["sketch_prior.embedding", "sketch_prior.context_network.a"], "--prior_sketch_block 0 "),
-            (["sketch_prior.context_network.a"], [], "--neighbor_context true "),
-            (["context_network.a"], [], "--neighbor_context true "),
-            ([], ["sketch_prior.context_network.a", "code_prior.context_network.a"], "--neighbor_context false "),
+            (["sketch_prior.context_network.a"], [], "--neighbor_context and --given_context, true "),
+            (["context_network.a"], [], "--neighbor_context and --given_context, true "),
+            (
+                [],
+                ["sketch_prior.context_network.a", "code_prior.context_network.a"],
+                "--neighbor_context and --given_context, false ",
+            ),
             (["code_prior.b", "sketch_prior.embedding", "sketch_prior.context_network.a"], [], "--spatial_size"),
         ],
     )
