@@ -20,7 +20,7 @@ import numpy as np
 from monai_vqprior.errors import InputError
 from monai_vqprior.prepare_arguments import Cutting
 from monai_vqprior.volumes.geometry import Slab, Volume, crop, cut_slices
-from monai_vqprior.volumes.intensity import blacken, correct_bias, percentile_range, scale
+from monai_vqprior.volumes.normalization import blacken, correct_bias, percentile_range, scale, white_matter_range
 from monai_vqprior.volumes.placement import Placement
 from monai_vqprior.volumes.reading import read_volume
 from monai_vqprior.volumes.registration import Registration, check_registration_packages
@@ -155,7 +155,7 @@ class HeadCutter:
         slab = slab_of(self.cutting, volume)
         if whole:
             slab = _whole_slab(slab, low, high)
-        darkest, brightest = percentile_range(head, self.cutting.percentiles)
+        darkest, brightest = _range_of(head, self.cutting)
         slices = cut_slices(scale(head, darkest, brightest), slab, placed.matrix)
         if not whole:
             _check_shown(slices, slab, low, high)
@@ -215,6 +215,13 @@ def slab_of(cutting: Cutting, volume: Volume) -> Slab:
         spacing=cutting.spacing,
         center=(float(center[0]), float(center[1]), float(center[2])),
     )
+
+
+def _range_of(head: Volume, cutting: Cutting) -> tuple[float, float]:
+    """The intensities of a head that become 0 and 255."""
+    if cutting.scaling == "white_matter":
+        return white_matter_range(head)
+    return percentile_range(head, cutting.percentiles)
 
 
 def _measures(head: Volume, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,6 +30,7 @@ __all__ = [
     "scale_by_percentiles",
     "scale_by_white_matter",
     "white_matter_peak",
+    "white_matter_range",
 ]
 
 #: What white matter becomes, of 255: fat and vessels are brighter.
@@ -146,7 +147,12 @@ def scale_by_white_matter(volume: Volume) -> Volume:
     Raises:
         InputError: when no peak of white matter is found.
     """
-    return scale(volume, 0.0, white_matter_peak(volume) * 255.0 / WHITE)
+    return scale(volume, *white_matter_range(volume))
+
+
+def white_matter_range(volume: Volume) -> tuple[float, float]:
+    """The intensities that :func:`scale_by_white_matter` makes 0 and 255."""
+    return 0.0, white_matter_peak(volume) * 255.0 / WHITE
 
 
 def white_matter_peak(volume: Volume) -> float:
