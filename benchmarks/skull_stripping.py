@@ -26,14 +26,16 @@ from pathlib import Path
 import nibabel
 import nilearn
 import numpy as np
+import SimpleITK
 from nilearn.masking import compute_brain_mask
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from benchmarks.record import Row, add_json_option, finish
-from monai_vqprior.volumes import Template, Volume, load_template, read_volume, register, resample, sign_of_skull
+from monai_vqprior.volumes import Volume, load_template, read_volume, resample, resample_to_cubes, sign_of_skull
 
 _AIR = 0.1  # of the 99th percentile
+_CUBE = 2.0  # mm
 _ANGLES, _STRETCH, _SHIFT = (12, -4, 6), 1.06, (9, -14, 21)  # degrees; mm
 
 
@@ -81,18 +83,48 @@ def _nilearn(head: Volume) -> np.ndarray:
 
 
 class _Atlas:
-    """The mask of MNI152's brain, brought to a head by a registration of both with their skulls."""
+    """The mask of MNI152's brain, brought to a head by an affine registration of both with their skulls."""
 
     def __init__(self) -> None:
         brain = load_template()
         folder = Path(nilearn.__file__).parent / "datasets" / "data"
-        head = _without_air(read_volume(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"))
-        self.template = Template("MNI152 with skull", head, ndimage.binary_fill_holes(head.data > 0))
+        self.fixed = _image(read_volume(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"))
         self.brain = Volume(brain.mask.astype(np.float32), brain.volume.affine)
 
     def __call__(self, head: Volume) -> np.ndarray:
-        matrix = register(_without_air(head), self.template).matrix
-        return resample(self.brain, head.data.shape, head.affine, np.linalg.inv(matrix)).data > 0.5
+        moving = _image(head)
+        moments = SimpleITK.CenteredTransformInitializerFilter.MOMENTS
+        start = SimpleITK.CenteredTransformInitializer(self.fixed, moving, SimpleITK.AffineTransform(3), moments)
+        method = SimpleITK.ImageRegistrationMethod()
+        method.SetNumberOfThreads(1)
+        method.SetMetricAsMattesMutualInformation(32)
+        method.SetMetricSamplingStrategy(method.REGULAR)
+        method.SetMetricSamplingPercentage(0.3, 1)
+        method.SetInterpolator(SimpleITK.sitkLinear)
+        method.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 100, 0.6, 1e-6)
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.SetShrinkFactorsPerLevel([4, 2, 1])
+        method.SetSmoothingSigmasPerLevel([2, 1, 0])
+        method.SetInitialTransform(start, True)
+        method.Execute(self.fixed, moving)
+        return resample(self.brain, head.data.shape, head.affine, _matrix_of(start)).data > 0.5
+
+
+def _image(head: Volume) -> SimpleITK.Image:
+    """A head on cubes of 2 mm along the RAS axes, as SimpleITK has it."""
+    cubes = resample_to_cubes(head, _CUBE, margin=4 * _CUBE)
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(cubes.data.transpose(2, 1, 0)))
+    image.SetSpacing([_CUBE] * 3)
+    image.SetOrigin(cubes.affine[:3, 3].tolist())
+    return image
+
+
+def _matrix_of(transform: SimpleITK.AffineTransform) -> np.ndarray:
+    """(4, 4), mm of the template to mm of the head."""
+    matrix, center = np.eye(4), np.array(transform.GetCenter())
+    matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
+    matrix[:3, 3] = np.array(transform.GetTranslation()) + center - matrix[:3, :3] @ center
+    return matrix
 
 
 def _without_air(head: Volume) -> Volume:
