@@ -247,8 +247,9 @@ def affine_of(path: Path, image: SpatialImage) -> np.ndarray:
     import nibabel
 
     affine = np.array(image.affine, np.float64)
-    is_nifti = isinstance(image.header, nibabel.Nifti1Header)
-    unit, millimeters = _UNITS.get(int(image.header["xyzt_units"]) & 7 if is_nifti else 0, ("mm", 1.0))
+    header = image.header
+    code = int(header["xyzt_units"]) & 7 if isinstance(header, nibabel.Nifti1Header) else 0
+    unit, millimeters = _UNITS.get(code, ("mm", 1.0))
     affine[:3] *= millimeters
     sides = voxel_sizes(image) * millimeters * image.shape[:3]
     if not _LEAST_SIDE <= sides.max() <= _MOST_SIDE:
