@@ -35,7 +35,7 @@ from benchmarks.record import Row, add_json_option, finish
 from monai_vqprior.volumes import Volume, load_template, read_volume, resample, resample_to_cubes, sign_of_skull
 
 _AIR = 0.1  # of the 99th percentile
-_CUBE = 2.0  # mm
+_CUBE = 1.0  # mm
 _ANGLES, _STRETCH, _SHIFT = (12, -4, 6), 1.06, (9, -14, 21)  # degrees; mm
 
 
@@ -99,20 +99,20 @@ class _Atlas:
         method.SetNumberOfThreads(1)
         method.SetMetricAsMattesMutualInformation(32)
         method.SetMetricSamplingStrategy(method.REGULAR)
-        method.SetMetricSamplingPercentage(0.3, 1)
+        method.SetMetricSamplingPercentage(0.1, 1)
         method.SetInterpolator(SimpleITK.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 100, 0.6, 1e-6)
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetShrinkFactorsPerLevel([4, 2, 1])
-        method.SetSmoothingSigmasPerLevel([2, 1, 0])
+        method.SetSmoothingSigmasPerLevel([4, 2, 0])
         method.SetInitialTransform(start, True)
         method.Execute(self.fixed, moving)
         return resample(self.brain, head.data.shape, head.affine, _matrix_of(start)).data > 0.5
 
 
 def _image(head: Volume) -> SimpleITK.Image:
-    """A head on cubes of 2 mm along the RAS axes, as SimpleITK has it."""
-    cubes = resample_to_cubes(head, _CUBE, margin=4 * _CUBE)
+    """A head on cubes along the RAS axes, as SimpleITK has it."""
+    cubes = resample_to_cubes(head, _CUBE, margin=8 * _CUBE)
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(cubes.data.transpose(2, 1, 0)))
     image.SetSpacing([_CUBE] * 3)
     image.SetOrigin(cubes.affine[:3, 3].tolist())

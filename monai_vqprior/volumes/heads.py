@@ -251,7 +251,7 @@ def _measures(head: Volume, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     """Centroid of a head, and its lowest and highest place, (3,) each, in mm of the space."""
     steps = [max(1, int(_MEASURED_AT / size)) for size in head.voxel_sizes]
     thinned = tuple(slice(step // 2, None, step) for step in steps)
-    indices = np.argwhere(head.data[thinned] > 0) * steps + [step // 2 for step in steps]
+    indices: np.ndarray = np.argwhere(head.data[thinned] > 0) * steps + [step // 2 for step in steps]
     if not indices.size:  # a head of few voxels, such as a single slice
         indices = np.argwhere(head.data > 0)
     to_space = matrix @ head.affine
