@@ -40,14 +40,19 @@ from monai_vqprior.values import (
 )
 
 __all__ = [
-    "CUTTING_FILE", "SPACES", "SPLIT_BY_HELP", "SUBJECT_PATTERN_HELP", "Cutting", "Preparation", "kinds_of",
+    "CUTTING_FILE", "SCALINGS", "SPACES", "SPLIT_BY_HELP", "SUBJECT_PATTERN_HELP", "Cutting", "Preparation", "kinds_of",
     "read_cutting",
 ]  # fmt: skip
 
 #: What is done to a head, in this order 12 parameters, rotation and shift, a shift alone, nothing.
 SPACES = ("template", "rigid", "native", "scanner")
+#: What has the same brightness in each head.
+SCALINGS = ("percentiles", "white_matter")
 #: The file of a prepared data set that says how its volumes were cut.
 CUTTING_FILE = "prepare.json"
+_PERCENTILES = (0.5, 99.5)
+# What volumes were cut by before there was a choice; files of that time do not name it.
+_BEFORE = {"scaling": "percentiles"}
 
 SPLIT_BY_HELP = (
     "file assigns single files to the splits where no subject is found (default: subject, which refuses them)"
@@ -90,9 +95,12 @@ class Cutting:
         spacing: distance from slice to slice in mm.
         voxel_size: side of a pixel in mm.
         size: height and width of a slice in pixels.
-        percentiles: of the intensities in the brain, which become 0 and 255.
+        percentiles: of the intensities in the brain, which become 0 and 255, where these are what is scaled by.
         masks: glob of the brain masks beside the volumes, see :func:`monai_vqprior.volumes.find_mask`.
         bias_correction: whether to take away the bias field by N4.
+        scaling: what has the same brightness in each head; ``percentiles``, those of its intensities;
+            ``white_matter``, the white matter of a T1-weighted head, see
+            :func:`monai_vqprior.volumes.scale_by_white_matter`.
     """
 
     space: str | None = _argument(
@@ -112,7 +120,7 @@ class Cutting:
     voxel_size: float = _argument(1, number(0, 100, above=True), "side of a pixel, in mm (default: 1)")
     size: int = _argument(256, even(16, 8192), "side of the slices in pixels (default: 256)")
     percentiles: Sequence[float] = _argument(
-        (0.5, 99.5), Kind("two ascending numbers from 0 to 100", _ascend),
+        _PERCENTILES, Kind("two ascending numbers from 0 to 100", _ascend),
         "percentiles of the intensities inside the brain that become 0 and 255 (default: 0.5 99.5)",
         metavar=("LOW", "HIGH"),
     )  # fmt: skip
@@ -120,10 +128,14 @@ class Cutting:
         None, optional(TEXT), "brain masks beside the volumes, such as '{name}_mask.nii.gz' (default: none)"
     )
     bias_correction: bool = _argument(False, FLAG, "take away the bias field of each head by N4")
+    scaling: str = _argument(
+        "percentiles", choice(*SCALINGS), "what has the same brightness in each head: percentiles of its intensities, "
+        "or its white_matter, for T1-weighted heads (default: percentiles)",
+    )  # fmt: skip
 
     def check(self) -> None:
         """
-        Refuse the first argument with a wrong value.
+        Refuse the first argument with a wrong value, and one that another makes useless.
 
         Raises:
             InputError: naming the argument, what it must be, and its value.
@@ -132,6 +144,8 @@ class Cutting:
             value = getattr(self, argument.name)
             if not (argument.name == "fractions" and isinstance(value, Mapping)):  # checked where subjects are dealt
                 argument.metadata["kind"].check(argument.name, value)
+        if self.scaling != "percentiles" and tuple(self.percentiles) != _PERCENTILES:
+            raise InputError(f"percentiles have no effect with the scaling {self.scaling}: leave one of them out.")
 
     @property
     def cutting(self) -> dict[str, Any]:
@@ -211,6 +225,8 @@ def read_cutting(path: Path, key: str | None = None) -> Cutting | None:
         if content is None:
             return None
     names = kinds_of(Cutting)
+    if isinstance(content, dict):
+        content = {**_BEFORE, **content}
     if not isinstance(content, dict) or set(content) != set(names):
         raise InputError(f"{path} does not hold {', '.join(names)}, and nothing else: {advice}.")
     cutting = Cutting(**content)

@@ -129,6 +129,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("spacing voxel_size", ["1", "0.5", "2.5"], [*_NO_NUMBERS, "0", "-1", "None"]),
     ("center_offset center", ["-3", "0", "5.5"], [*_NO_NUMBERS, BIG]),
     ("space", ["template", "rigid", "native", "scanner", "None"], ["", "mni", "1", "Template"]),
+    ("scaling", ["percentiles", "white_matter"], ["", "None", "white", "0", "White_matter"]),
     ("size", ["32", "256"], [*_NO_WHOLE, "33", "14", "0", "-2", "None"]),
     ("subjects", ["3", "40"], [*_NO_WHOLE, "2", "0", "-1", "None"]),
     ("percentiles", ["[0.5,99.5]", "(0,100)"], ["[99,1]", "[5,5]", "[-1,99]", "[1,101]", "[1]", "[1,'nan']", "5", ""]),
@@ -231,6 +232,10 @@ def test_every_setting_refuses_nonsense(
         (["prepare", "--volumes", "v", "--output", "o", "--fractions", "0.5", "0.5"], "--fractions"),
         (["prepare", "--volumes", "v", "--output", "o", "--fractions", "1", "1", "1"], "add up to 1"),
         (["prepare", "--volumes", "v", "--output", "o", "--percentiles", "99", "1"], "two ascending numbers"),
+        (
+            ["prepare", "--volumes", "v", "--output", "o", "--percentiles", "1", "99", "--scaling", "white_matter"],
+            "percentiles have no effect with the scaling white_matter",
+        ),
         (["train", "--dataset_dir", "data", "--resume", "$1/0"], "must be given as it is"),
     ],
 )

@@ -25,7 +25,7 @@ from monai_vqprior.data.volume_files import find_volumes, session_of, subject_of
 from monai_vqprior.errors import InputError
 from monai_vqprior.prepare_arguments import Cutting
 from monai_vqprior.volumes.geometry import Slab, Volume, cut_slices
-from monai_vqprior.volumes.intensity import blacken, scale_by_percentiles
+from monai_vqprior.volumes.normalization import blacken, scale_by_percentiles
 from monai_vqprior.volumes.reading import read_volume
 
 __all__ = ["find_volumes", "load_volume", "session_of", "subject_of", "volume_slices"]

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _FOLDER, _TABLE = "volumes", "volumes.csv"
 COLUMNS = ("file", "slices", "ssim", "psnr")
 _BYTE = 255.0
+_LONGEST_UNSEEN = 1.25  # of the length that the slices of the training have along their axis
 
 
 def find_cutting(
@@ -126,6 +127,7 @@ def reconstruct_volumes(
     paths = find_volumes(volumes_dir, output_dir=output)
     network.eval()
     faults: list[str] = []
+    warned = False
     for path in tqdm(paths, "volumes", unit="volume", disable=not progress):
         file = path.relative_to(volumes_dir).as_posix()
         target = output / _FOLDER / _target_name(file)
@@ -137,6 +139,9 @@ def reconstruct_volumes(
             faults.append(str(error))
             logger.warning("%s", error)
             continue
+        if not warned:
+            _warn_of_unseen(file, head, cutting)
+            warned = True
         reconstructed, ssim, psnr = _reconstruct(head, network, inferer, batch_size, device)
         write_nifti(target, head.restore(reconstructed))
         rows[file] = {"file": file, "slices": str(len(head.slices)), "ssim": f"{ssim:.4f}", "psnr": f"{psnr:.2f}"}
@@ -175,14 +180,30 @@ def _reconstruct(
     """Slices (N, H, W) through the autoencoder, 0 to 255, with their mean SSIM and their PSNR in dB."""
     to_unit = BytesToUnit()
     results, similarities, errors = [], [], []
-    for batch in torch.from_numpy(head.slices)[:, None].split(batch_size):
+    shown = head.slices.any(axis=(1, 2))  # black slices beyond the head stay black: training has none
+    for batch in torch.from_numpy(head.slices[shown])[:, None].split(batch_size):
         images = to_unit(batch.to(device))
         reconstruction = inferer(images, network)["reconstruction"]
-        shown = images.flatten(1).any(1)  # black slices beyond the head are right without a network
-        similarities += ssim_map(reconstruction, images)[shown].flatten(1).mean(1).tolist()
-        errors += (reconstruction - images)[shown].square().flatten(1).mean(1).tolist()
+        similarities += ssim_map(reconstruction, images).flatten(1).mean(1).tolist()
+        errors += (reconstruction - images).square().flatten(1).mean(1).tolist()
         results.append((reconstruction[:, 0] * _BYTE).cpu().numpy())
-    return np.concatenate(results), float(np.mean(similarities)), float(-10 * np.log10(max(np.mean(errors), 1e-10)))
+    slices = np.zeros(head.slices.shape, np.float32)
+    slices[shown] = np.concatenate(results)
+    return slices, float(np.mean(similarities)), float(-10 * np.log10(max(np.mean(errors), 1e-10)))
+
+
+def _warn_of_unseen(file: str, head: CutHead, cutting: Cutting) -> None:
+    """Tell that a volume is longer than what the network was trained on."""
+    trained = cutting.num_slices * cutting.spacing
+    length = float(head.extent[cutting.axis])
+    if length > _LONGEST_UNSEEN * trained:
+        logger.warning(
+            "%s reaches over %.0f mm, and the slices of the training over %g mm of each head: what lies beyond them is "
+            "reconstructed worse. Prepare the slices of the training with more --num_slices or a larger --spacing.",
+            file,
+            length,
+            trained,
+        )
 
 
 def _write_table(path: Path, rows: dict[str, dict[str, str]]) -> None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from monai_vqprior.volumes.geometry import Slab, Volume, crop, cut_slices, resample, resample_to_cubes, restore_slices
 from monai_vqprior.volumes.heads import CutHead, HeadCutter, Intensities
-from monai_vqprior.volumes.intensity import blacken, correct_bias, scale_by_percentiles, scale_by_white_matter
 from monai_vqprior.volumes.layouts import Choice, choose_volumes
+from monai_vqprior.volumes.normalization import blacken, correct_bias, scale_by_percentiles, scale_by_white_matter
 from monai_vqprior.volumes.placement import SPACES, Placement, read_placement, write_placement
 from monai_vqprior.volumes.reading import read_volume
 from monai_vqprior.volumes.registration import Registration, register, rigid_part

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
 __all__ = [
-    "check_checksum", "check_header", "check_orientation", "check_volume", "header_of", "is_pair", "voxel_sizes",
+    "affine_of", "check_checksum", "check_header", "check_orientation", "check_volume", "header_of", "is_pair",
+    "voxel_sizes",
 ]  # fmt: skip
 
 # What may lie before the voxels: the header, and extensions such as the DICOM header of the scan.
@@ -49,6 +50,10 @@ _MOST_ELONGATED = 100
 _MOST_STRETCH = 1.25
 # Cosine of the angle between two axes of a volume, which are at right angles but for rounding.
 _MOST_SHEAR = 0.02
+# The longest side of a field of view in mm, far beyond those of any head.
+_LEAST_SIDE, _MOST_SIDE = 1.0, 1e4
+# Millimeters of the units of length that a NIfTI header may name by its code, see nifti1.h; others mean millimeters.
+_UNITS = {1: ("meters", 1e3), 3: ("microns", 1e-3)}
 # Cosine of the angle between an axis by the sform and by the qform: a head is turned by less to fit a template.
 _LEAST_COSINE = 0.5
 
@@ -225,8 +230,38 @@ def _least_cosine(affine: np.ndarray, other: np.ndarray) -> float:
     return float((axes * others).sum(0).min())
 
 
+def affine_of(path: Path, image: SpatialImage) -> np.ndarray:
+    """
+    The affine of a volume in millimeters, whatever unit its header has.
+
+    Args:
+        path: the file.
+        image: what nibabel has read of its header; nibabel takes no notice of the unit.
+
+    Returns:
+        (4, 4), voxel indices to RAS+ mm.
+
+    Raises:
+        InputError: naming the file, when no head can be so small or so large.
+    """
+    import nibabel
+
+    affine = np.array(image.affine, np.float64)
+    header = image.header
+    code = int(header["xyzt_units"]) & 7 if isinstance(header, nibabel.Nifti1Header) else 0
+    unit, millimeters = _UNITS.get(code, ("mm", 1.0))
+    affine[:3] *= millimeters
+    sides = voxel_sizes(image) * millimeters * image.shape[:3]
+    if not _LEAST_SIDE <= sides.max() <= _MOST_SIDE:
+        raise InputError(
+            f"{path} is {_shown(sides)} mm large by its header, in which lengths are in {unit}: mend the unit or the "
+            "sizes of its voxels."
+        )
+    return affine
+
+
 def voxel_sizes(image: SpatialImage) -> np.ndarray:
-    """Sides of a voxel along the axes of an image, (3,), in the unit of its affine, which should be mm."""
+    """Sides of a voxel along the axes of an image, (3,), in the unit of its header, mm as a rule."""
     return np.linalg.norm(np.asarray(image.affine, np.float64)[:3, :3], axis=0)
 
 

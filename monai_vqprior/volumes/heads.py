@@ -20,7 +20,14 @@ import numpy as np
 from monai_vqprior.errors import InputError
 from monai_vqprior.prepare_arguments import Cutting
 from monai_vqprior.volumes.geometry import Slab, Volume, crop, cut_slices
-from monai_vqprior.volumes.intensity import blacken, correct_bias, percentile_range, scale
+from monai_vqprior.volumes.normalization import (
+    blacken,
+    border_of,
+    correct_bias,
+    percentile_range,
+    scale,
+    white_matter_range,
+)
 from monai_vqprior.volumes.placement import Placement
 from monai_vqprior.volumes.reading import read_volume
 from monai_vqprior.volumes.registration import Registration, check_registration_packages
@@ -33,6 +40,7 @@ __all__ = ["CutHead", "HeadCutter", "Intensities", "slab_of"]
 #: Where the middle of the slices lies along each axis in mm, of axial ones at the bodies of the lateral ventricles.
 CENTERS = (0.0, -18.0, 26.0)
 _MEASURED_AT = 2.0  # mm
+_MOST_AT_BORDER = 0.5  # of its voxels; a field of view that ends within the brain has less
 _RIM = 4.0  # mm beyond the ends of a head that are found
 _STRIP = (
     "strip it first (SynthStrip, HD-BET, bet), name masks beside the volumes by --masks, or cut it as it is by --space "
@@ -145,9 +153,8 @@ class HeadCutter:
         if mask is not None:
             head = apply_mask(head, mask)
         head = crop(head)
-        sign = None if self.space == "scanner" else sign_of_skull(head)
-        if sign is not None:
-            raise InputError(f"it still holds a skull ({sign}): {_STRIP}.")
+        if self.space != "scanner":
+            _check_stripped(head)
         if self.cutting.bias_correction:
             head = correct_bias(head)
         placed = place(head, self.space, self.template)
@@ -155,7 +162,7 @@ class HeadCutter:
         slab = slab_of(self.cutting, volume)
         if whole:
             slab = _whole_slab(slab, low, high)
-        darkest, brightest = percentile_range(head, self.cutting.percentiles)
+        darkest, brightest = _range_of(head, self.cutting)
         slices = cut_slices(scale(head, darkest, brightest), slab, placed.matrix)
         if not whole:
             _check_shown(slices, slab, low, high)
@@ -172,6 +179,8 @@ class HeadCutter:
             centroid = centroid - slab.center
         intensities = Intensities(background, darkest - shift, brightest - shift)
         pictures = np.rint(slices).astype(np.uint8)
+        if not pictures.any():
+            raise InputError("none of its slices shows anything of it: choose another --center or a larger --size.")
         return CutHead(pictures, placement, centroid, high - low, placed.registration, intensities)
 
     def _load_template(self) -> Template | None:
@@ -217,11 +226,34 @@ def slab_of(cutting: Cutting, volume: Volume) -> Slab:
     )
 
 
+def _check_stripped(head: Volume) -> None:
+    """Refuse what is not a brain on black: where it lies would be where its field of view lies."""
+    sign = sign_of_skull(head)
+    if sign is not None:
+        raise InputError(f"it still holds a skull ({sign}): {_STRIP}.")
+    share = float((border_of(head.data) > 0).mean())
+    if share > _MOST_AT_BORDER:
+        raise InputError(
+            f"its background is not black: {share:.0%} of the voxels at its border are not 0, as an interpolation may "
+            "leave them. Set them to 0, name masks beside the volumes by --masks, or cut it as it is by --space "
+            "scanner."
+        )
+
+
+def _range_of(head: Volume, cutting: Cutting) -> tuple[float, float]:
+    """The intensities of a head that become 0 and 255."""
+    if cutting.scaling == "white_matter":
+        return white_matter_range(head)
+    return percentile_range(head, cutting.percentiles)
+
+
 def _measures(head: Volume, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centroid of a head, and its lowest and highest place, (3,) each, in mm of the space."""
     steps = [max(1, int(_MEASURED_AT / size)) for size in head.voxel_sizes]
     thinned = tuple(slice(step // 2, None, step) for step in steps)
-    indices = np.argwhere(head.data[thinned] > 0) * steps + [step // 2 for step in steps]
+    indices: np.ndarray = np.argwhere(head.data[thinned] > 0) * steps + [step // 2 for step in steps]
+    if not indices.size:  # a head of few voxels, such as a single slice
+        indices = np.argwhere(head.data > 0)
     to_space = matrix @ head.affine
     places = indices @ to_space[:3, :3].T + to_space[:3, 3]
     # Single voxels that a stripping program has left far from the brain are not its end.

@@ -21,6 +21,7 @@ import numpy as np
 from monai_vqprior.errors import InputError, reason_of
 from monai_vqprior.volumes.geometry import Volume
 from monai_vqprior.volumes.headers import (
+    affine_of,
     check_checksum,
     check_header,
     check_orientation,
@@ -48,13 +49,13 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
 
     Returns:
         ``float32`` voxels with finite values, in the intensity units of the file and in its order of storage, and the
-        affine.
+        affine in mm, also where the header of a NIfTI file has meters or microns.
 
     Raises:
         InputError: naming the file, when it cannot be read, is damaged by the checksum of gzip, is an ``.img`` without
             ``.hdr``, is not a single 3-D volume of real numbers, has more than
-            :data:`monai_vqprior.files.MOST_VOXELS`, does not define its orientation or its voxels' size, holds NaN or
-            infinity, or has the same value everywhere.
+            :data:`monai_vqprior.files.MOST_VOXELS`, does not define its orientation or its voxels' size, is too small
+            or too large for a head, holds NaN or infinity, or has the same value everywhere.
     """
     import nibabel  # takes time, and only who has volumes needs it
     from nibabel.filebasedimages import ImageFileError
@@ -79,6 +80,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             check_checksum(path, image)
             nibabel.io_orientation(image.affine)
             check_orientation(path, image)
+            affine = affine_of(path, image)
             data = image.get_fdata(dtype=np.float32)
     except InputError:
         raise
@@ -91,4 +93,4 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         raise InputError(f"{path} holds NaN or infinity in {bad} of its {data.size} voxels: replace them.")
     if data.min() == data.max():
         raise InputError(f"{path} is empty: each of its voxels is {data.flat[0]:g}.")
-    return Volume(data, np.asarray(image.affine, np.float64))
+    return Volume(data, affine)

@@ -84,9 +84,9 @@ class Registration:
         if stretches[0] > _LARGEST_STRETCH * stretches[2]:
             return f"it is stretched {stretches[0] / stretches[2]:.1f} times as much along one axis as along another"
         if self.overlap < _LEAST_OVERLAP:
-            return f"it overlaps with the template by {self.overlap:.2f} only, less than {_LEAST_OVERLAP:g}"
+            return f"it overlaps with the template by {self.overlap:.3f} only, less than {_LEAST_OVERLAP:g}"
         if self.correlation < _LEAST_CORRELATION:
-            return f"it correlates with the template by {self.correlation:.2f} only, less than {_LEAST_CORRELATION:g}"
+            return f"it correlates with the template by {self.correlation:.3f} only, less than {_LEAST_CORRELATION:g}"
         return None
 
 

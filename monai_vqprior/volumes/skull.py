@@ -56,7 +56,10 @@ def sign_of_skull(volume: Volume) -> str | None:
         return f"{milliliters / 1000:.1f} liters are above the background, more than a brain has"
     dip = _dip_below_surface(cubes, head)
     if dip > _DIP:
-        return f"it is bright at its surface and darker below it, by {dip:.2f} of the brain, as scalp over skull is"
+        return (
+            f"it is bright at its surface and darker below it, by {dip:.2f} of the brain, as scalp over skull is, or "
+            "grey over white matter in a scan that is not T1-weighted"
+        )
     return None
 
 

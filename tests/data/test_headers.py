@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from monai_vqprior.data import prepare_volumes
 from monai_vqprior.data.volumes import load_volume
 from monai_vqprior.errors import InputError
+from monai_vqprior.volumes import read_volume
 
 # Volumes whose headers claim what is not so.
 
@@ -170,3 +171,23 @@ def test_skip_bad_counts_it(tmp_path: Path) -> None:
     summary = prepare_volumes(volumes, tmp_path / "out2", num_slices=2, size=16, space="scanner", skip_bad=True)
     assert "1 volume left out:\n" in str(summary)
     assert "sub-01.nii has 32767" in str(summary)
+
+
+@pytest.mark.parametrize(("unit", "length"), [("meter", 0.001), ("micron", 1000.0), ("unknown", 1.0)])
+def test_lengths_are_millimeters_whatever_the_unit_of_the_header(tmp_path: Path, unit: str, length: float) -> None:
+    affine = np.diag([2.0, 3.0, -2.5, 1.0])
+    affine[:3, 3] = 7, -5, 11
+    image = nibabel.Nifti1Image(VOXELS, np.diag([length, length, length, 1.0]) @ affine)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, affine, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "told"), [("micron", "0.006 x 0.005 x 0.004 mm"), ("meter", "6000 x 5000 x 4000 mm")])
+def test_no_head_is_so_small_or_so_large(tmp_path: Path, unit: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_vqprior.volumes.headers._MOST_SIDE", 5999.0)
+    image = nibabel.Nifti1Image(VOXELS, np.eye(4))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(InputError, match=rf"a\.nii is {told} large by its header, in which lengths are in {unit}s"):
+        read_volume(tmp_path / "a.nii")

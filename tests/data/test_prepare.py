@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from monai_vqprior.data import Conditions, ConditionTable, SliceFolder, load_volume, prepare_volumes, volume_slices
+from monai_vqprior.prepare_arguments import Cutting, read_cutting
 
 #: arguments that suit volumes of 16 x 20 x 12 mm, which lie in one place already.
 SMALL = {"num_slices": 4, "size": 20, "space": "scanner", "progress": False}
@@ -134,3 +136,12 @@ class TestPrepareVolumes:
         assert capsys.readouterr().err == ""
         prepare_volumes(bids, tmp_path / "loud", **{**SMALL, "progress": True})
         assert "7/7" in capsys.readouterr().err
+
+
+def test_slices_of_before_the_scaling_could_be_chosen(tmp_path: Path) -> None:
+    cutting = Cutting(num_slices=5)
+    content = {name: value for name, value in cutting.cutting.items() if name != "scaling"}
+    (tmp_path / "prepare.json").write_text(json.dumps(content))
+    before = read_cutting(tmp_path / "prepare.json")
+    assert before is not None
+    assert (before.num_slices, before.scaling) == (5, "percentiles")

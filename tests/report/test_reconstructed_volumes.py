@@ -79,6 +79,13 @@ class Black(Exact):
         return torch.zeros_like(codes)
 
 
+class White(Exact):
+    """A tokenizer that makes everything white, also what was black."""
+
+    def decode_samples(self, codes: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(codes)
+
+
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "volumes.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -110,6 +117,18 @@ def test_what_loses_everything_is_measured(volumes: Path, tmp_path: Path) -> Non
     for row in rows_of(tmp_path / "out"):
         assert float(row["ssim"]) < 0.9
         assert float(row["psnr"]) < 20
+
+
+def test_black_slices_beyond_a_head_stay_black(volumes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The training has no black slices, so a network may make anything of them."""
+    network = White()
+    reconstruct_volumes(volumes, tmp_path / "out", network, TokenizerInferer(), CUTTING, 48, 1000, progress=False)
+    values = nibabel.load(tmp_path / "out" / "volumes" / "sub-0" / "anat" / "sub-0_T1w.nii.gz").get_fdata()
+    assert values[20, 20, 20] > 0
+    assert not values[:, :, 33:].any()  # 26 mm above the middle of the head, which has 24
+    assert network.batches[0] < int(rows_of(tmp_path / "out")[0]["slices"])
+    warned = [record.getMessage() for record in caplog.records if "of the training over 16 mm" in record.getMessage()]
+    assert len(warned) == 1
 
 
 def test_results_are_kept_resumed_or_replaced(volumes: Path, tmp_path: Path) -> None:

@@ -13,21 +13,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.volumes import Volume, correct_bias, scale_by_percentiles, scale_by_white_matter
-from monai_vqprior.volumes.intensity import white_matter_peak
+from monai_vqprior.prepare_arguments import Cutting
+from monai_vqprior.volumes import HeadCutter, Volume, correct_bias, scale_by_percentiles, scale_by_white_matter
+from monai_vqprior.volumes.normalization import white_matter_peak
 
 
-def tissues(gain: float = 1.0) -> Volume:
-    """A ball of grey matter (about 60) around one of white matter (about 100), with noise, and a few bright voxels."""
+def tissues(gain: float = 1.0, bright: int = 4) -> Volume:
+    """A ball of grey matter (about 60) around one of white matter (about 100), with noise, and some bright voxels."""
     x, y, z = np.meshgrid(*[np.arange(-24, 24)] * 3, indexing="ij")
     radius = np.sqrt(x**2 + y**2 + z**2)
     values = np.where(radius < 15, 100, 60) + np.random.default_rng(0).normal(0, 4, radius.shape)
-    values[20:22, 20:24, 20:24] = 300
+    values[20:22, 20:24, 20 : 20 + bright] = 300
     return Volume(np.where(radius < 22, values * gain, 0).astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
@@ -40,6 +43,25 @@ def test_white_matter_is_found_whatever_the_unit(gain: float) -> None:
     assert inside == pytest.approx(200, abs=6)
     assert scaled.max() == 255
     assert (scaled[volume.data == 0] == 0).all()
+
+
+def test_slices_show_white_matter_alike_whatever_is_brighter(tmp_path: Path) -> None:
+    """Vessels and eyes that a stripping program has left move the percentiles of a head, not its white matter."""
+    shown: dict[str, list[float]] = {"percentiles": [], "white_matter": []}
+    for scaling, brightness in shown.items():
+        cutter = HeadCutter(
+            Cutting(space="native", scaling=scaling, size=48, voxel_size=2, num_slices=3, spacing=6, center=-9.5)
+        )
+        for gain, bright in ((0.3, 4), (20.0, 40)):
+            head = tissues(gain, bright)
+            if bright > 4:
+                head.data[10:16, 20:28, 20:28] = 300 * gain
+            path = tmp_path / f"head{bright}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(head.data, head.affine), path)
+            slices = cutter(path, path.name).slices
+            brightness.append(float(np.median(slices[:, 20:28, 26:34])))
+    assert shown["white_matter"] == pytest.approx([200, 200], abs=6)
+    assert abs(np.subtract(*shown["percentiles"])) > 30
 
 
 def test_percentiles_are_those_of_numpy() -> None:

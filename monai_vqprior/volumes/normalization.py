@@ -25,11 +25,13 @@ from monai_vqprior.volumes.geometry import Volume
 __all__ = [
     "WHITE",
     "blacken",
+    "border_of",
     "correct_bias",
     "scale",
     "scale_by_percentiles",
     "scale_by_white_matter",
     "white_matter_peak",
+    "white_matter_range",
 ]
 
 #: What white matter becomes, of 255: fat and vessels are brighter.
@@ -90,7 +92,7 @@ def blacken(volume: Volume) -> Volume:
     """
     if volume.data.min() >= 0:
         return volume
-    border = np.concatenate([np.moveaxis(volume.data, axis, 0)[[0, -1]].ravel() for axis in range(3)])
+    border = border_of(volume.data)
     values, counts = np.unique(border, return_counts=True)
     inside = np.ones(volume.data.shape, bool)
     if 2 * counts.max() > border.size:
@@ -100,6 +102,11 @@ def blacken(volume: Volume) -> Volume:
     low, high = float(volume.data[inside].min()), float(volume.data[inside].max())
     shift = (high - low) * 1e-4 + 1e-6 - low  # the darkest voxel of the head is no background
     return Volume(np.where(inside, volume.data + np.float32(shift), 0).astype(np.float32), volume.affine)
+
+
+def border_of(data: np.ndarray) -> np.ndarray:
+    """The voxels of an array (X, Y, Z) that lie at the border of the field of view, (N,)."""
+    return np.concatenate([np.moveaxis(data, axis, 0)[[0, -1]].ravel() for axis in range(3)])
 
 
 def scale_by_percentiles(volume: Volume, percentiles: Sequence[float] = (0.5, 99.5)) -> Volume:
@@ -146,7 +153,12 @@ def scale_by_white_matter(volume: Volume) -> Volume:
     Raises:
         InputError: when no peak of white matter is found.
     """
-    return scale(volume, 0.0, white_matter_peak(volume) * 255.0 / WHITE)
+    return scale(volume, *white_matter_range(volume))
+
+
+def white_matter_range(volume: Volume) -> tuple[float, float]:
+    """The intensities that :func:`scale_by_white_matter` makes 0 and 255."""
+    return 0.0, white_matter_peak(volume) * 255.0 / WHITE
 
 
 def white_matter_peak(volume: Volume) -> float:
