@@ -35,9 +35,9 @@ from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.losses import BitsPerCodeLoss
 from monai_vqprior.networks import CodeContext, CodeSketch, GatedPixelCNN, HierarchicalPrior
-from monai_vqprior.report.heads import slice_conditions
+from monai_vqprior.report.drawn_heads import slice_conditions
 from monai_vqprior.sampling import Conditioning
-from monai_vqprior.sampling.stacks import NEIGHBOR
+from monai_vqprior.sampling.slice_stacks import NEIGHBOR
 
 #: distances of slices whose correlation is measured.
 DISTANCES = (1, 4, 8)

@@ -28,7 +28,7 @@ from monai_vqprior.cli import main
 from monai_vqprior.data import Conditions, SliceFolder
 from monai_vqprior.errors import InputError
 from monai_vqprior.prepare_arguments import Cutting
-from monai_vqprior.report.heads import slice_conditions
+from monai_vqprior.report.drawn_heads import slice_conditions
 from monai_vqprior.runs import head_settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

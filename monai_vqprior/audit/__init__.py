@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from monai_vqprior.audit.conditions import fluid_share, rank_correlation, value_of_neighbors
+from monai_vqprior.audit.condition_response import fluid_share, rank_correlation, value_of_neighbors
 from monai_vqprior.audit.descriptors import ANATOMY, DESCRIPTORS, coarse_pictures, describe
 from monai_vqprior.audit.fidelity import (
     WORDS,

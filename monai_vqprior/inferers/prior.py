@@ -24,7 +24,7 @@ from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
 from monai_vqprior.losses import code_bits
 from monai_vqprior.sampling.conditioning import Conditioning, Rows, given_as_context
 from monai_vqprior.sampling.draws import draw_codes, keep_top_k, keep_top_p
-from monai_vqprior.sampling.stacks import NEIGHBOR, StackSampler
+from monai_vqprior.sampling.slice_stacks import NEIGHBOR, StackSampler
 from monai_vqprior.sampling.tiles import Tile, TileSampler, num_draws, tiles_of
 from monai_vqprior.sampling.workers import map_in_workers
 

@@ -15,7 +15,7 @@ from monai_vqprior.report.audit import audit_status, write_audit
 from monai_vqprior.report.by_subject import bits_of_baselines, statistics_by_subject, write_slice_table
 from monai_vqprior.report.codecs import codec_baselines
 from monai_vqprior.report.completions import write_completions
-from monai_vqprior.report.heads import write_volumes
+from monai_vqprior.report.drawn_heads import write_volumes
 from monai_vqprior.report.metrics import code_baselines, slice_bits, summarize, write_metrics
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report

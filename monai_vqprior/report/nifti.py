@@ -35,5 +35,7 @@ def write_nifti(path: Path, volume: Volume) -> Path:
     import nibabel  # takes time, and only who has volumes needs it
 
     with atomic_path(path) as temporary:
-        nibabel.save(nibabel.Nifti1Image(volume.data.astype(np.float32), volume.affine), temporary)
+        image = nibabel.Nifti1Image(volume.data.astype(np.float32), volume.affine)
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, temporary)
     return path
