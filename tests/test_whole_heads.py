@@ -105,7 +105,7 @@ def test_the_middle_of_a_head(run: Path, tmp_path: Path) -> None:
         (["--num_volumes", "1", "--num_samples", "2"], "--num_samples is for single slices"),
         (["--num_slices", "2"], "--num_slices is for volumes: pass --num_volumes"),
         (["--num_volumes", "1", "--neighbor_context", "false"], "this prior draws single slices, not volumes"),
-        (["--num_samples", "1", "--neighbor_context", "false"], "such as its --neighbor_context true"),
+        (["--num_samples", "1", "--neighbor_context", "false"], "such as its --neighbor_context and --given_context"),
     ],
 )
 def test_what_is_refused(

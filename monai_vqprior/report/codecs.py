@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ CODECS = tuple(_CODECS)
 
 def codec_baselines(images: torch.Tensor, bits: float, progress: bool = True) -> dict[str, dict[str, Any] | None]:
     """
-    What codecs of pictures make of slices with as many bits as the codes of the tokenizer need.
+    What codecs of pictures make of slices with as many bits as the codes of the autoencoder need.
 
     The setting of a codec is one for all slices: the best whose files, headers included, are on average no larger.
     Where even the smallest files are larger, these are measured; ``bits_per_pixel`` says how large they are.
@@ -78,7 +79,7 @@ def codec_baselines(images: torch.Tensor, bits: float, progress: bool = True) ->
 
     Returns:
         for each of ``CODECS`` the ``setting`` (quality, or rate of JPEG 2000), ``bits_per_pixel``, ``ssim`` and
-        ``ssim_brain``; None for one that this Pillow lacks.
+        ``ssim_brain`` (None without a brain); None for one that this Pillow lacks.
     """
     chosen = images[:: max(1, len(images) // _MOST_SLICES)][:_MOST_SLICES]
     tried = chosen[:: max(1, len(chosen) // _TRIED)][:_TRIED]
@@ -109,7 +110,7 @@ def _coded(name: str, codec: _Codec, image: torch.Tensor, setting: int) -> bytes
     return file.getvalue()
 
 
-def _measure(images: torch.Tensor, coded: Sequence[bytes]) -> dict[str, float]:
+def _measure(images: torch.Tensor, coded: Sequence[bytes]) -> dict[str, float | None]:
     """Size and similarity of files of images (N, 1, H, W)."""
     unit, brain = BytesToUnit(), MaskedSSIMMetric(BRAIN_THRESHOLD)
     decoded = torch.stack([torch.as_tensor(_decoded(file)) for file in coded])[:, None]
@@ -122,7 +123,7 @@ def _measure(images: torch.Tensor, coded: Sequence[bytes]) -> dict[str, float]:
     return {
         "bits_per_pixel": 8 * sum(map(len, coded)) / images.numel(),
         "ssim": float(similarity),
-        "ssim_brain": of_brain,
+        "ssim_brain": of_brain if math.isfinite(of_brain) else None,  # slices without a brain have none
     }
 
 

@@ -24,7 +24,7 @@ from monai_vqprior.errors import counted
 from monai_vqprior.files import tell, write_text
 from monai_vqprior.metrics import BRAIN_THRESHOLD, histogram_bits, ms_ssim_weights, position_histogram_bits
 from monai_vqprior.report.by_subject import statistics_by_subject
-from monai_vqprior.report.columns import BASELINE_IMAGES, COLUMNS, columns_of, figures_of, worse_than
+from monai_vqprior.report.columns import BASELINE_IMAGES, COLUMNS, columns_of, figure, figures_of, worse_than
 
 __all__ = ["code_baselines", "slice_bits", "summarize", "write_metrics"]
 
@@ -160,13 +160,13 @@ def _of_subjects(statistics: Mapping[str, Mapping[str, float]]) -> list[str]:
     return ["  mean and 95 % interval by subject:", *rows] if rows else []
 
 
-def _of_codecs(codecs: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+def _of_codecs(codecs: Mapping[str, Mapping[str, float | None] | None]) -> list[str]:
     """Lines of the terminal about codecs of pictures."""
     rows = [
         f"    {name}: this Pillow lacks it"
         if told is None
-        else f"    {name}: SSIM {told['ssim']:.4f}, over brain windows {told['ssim_brain']:.4f}, "
-        f"{told['bits_per_pixel']:.4f} bits a pixel"
+        else f"    {name}: SSIM {told['ssim']:.4f}, over brain windows "
+        f"{figure(told, 'ssim_brain', '.4f', 'no value')}, {told['bits_per_pixel']:.4f} bits a pixel"
         for name, told in codecs.items()
     ]
     return ["  codecs of pictures at as many bits, or at their smallest files:", *rows] if rows else []

@@ -200,7 +200,7 @@ def test_evaluate(bundle: Path, run: Path, phantom: Path, tmp_path: Path) -> Non
     alone.evaluator.run()
     for name in ("ssim", "ssim_brain", "psnr", "codes_used", "bits_per_code"):
         assert metrics[name] == pytest.approx(alone.evaluator.state.metrics[name]), name
-    assert list(tmp_path.iterdir()) == [tmp_path / "metrics.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "metrics.csv", "codes"}
 
 
 def test_nested_keys_on_the_command_line(run: Path) -> None:
