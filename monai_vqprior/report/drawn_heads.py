@@ -61,7 +61,7 @@ def write_volumes(
     Draw whole heads slice by slice, and write each as NIfTI of ``float32`` in 0..1, and the first 10 on a sheet.
 
     Each slice is drawn given the one below it and its place in the head, and decoded on its own. Volumes are drawn and
-    written tile by tile (:func:`~monai_vqprior.report.drawn.draw_tiles`), and do not depend on the number of processes.
+    written tile by tile (``draw_tiles``), and do not depend on the number of processes.
 
     Args:
         output_dir: ``volumes.png``, the folder ``volumes``, and ``volumes.json`` with the settings of the run go here.

@@ -56,7 +56,7 @@ def write_samples(
     """
     Draw samples from the prior, decode them, and write each as a slice and all (at most 100) on a contact sheet.
 
-    Samples are drawn and written tile by tile (:func:`~monai_vqprior.report.drawn.draw_tiles`), and do not depend on
+    Samples are drawn and written tile by tile (``draw_tiles``), and do not depend on
     the number of processes.
 
     Args:
