@@ -26,6 +26,7 @@ from scipy.ndimage import distance_transform_edt
 
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.data.masked_slices import touched_blocks
+from monai_vqprior.errors import counted
 from monai_vqprior.files import tell, write_png
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, encode_grids, num_draws
@@ -126,7 +127,8 @@ def write_completions(
                 "their left alone; `vqprior train --stage prior --given_context true` trains one that sees all sides"
             )
         sheet = _write_sheet(files, dataset, masks)
-        tell(f"{num_completions} completions of {len(dataset)} slices written to {files.folder}, see {sheet}")
+        drawn = f"{counted(num_completions, 'completion')} of {counted(len(dataset), 'slice')}"
+        tell(f"{drawn} written to {files.folder}, see {sheet}")
 
     length = num_draws(prior, prior.spatial_size)
     draw_tiles(files, settings, inferer.tile_size, length, draw, write, finish, overwrite, resume)
