@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai_vqprior.transforms.intensity import BRAIN_THRESHOLD
 from scipy.ndimage import binary_dilation
 from skimage.restoration import inpaint_biharmonic
 
@@ -36,6 +35,7 @@ from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.losses import SSIM_WINDOW, ssim_map
 from monai_vqprior.sampling.conditioning import given_as_context
 from monai_vqprior.transforms import LoadSliced, fill_from_nearest
+from monai_vqprior.transforms.unit_range import BRAIN_THRESHOLD
 
 __all__ = ["HOLES", "Measured", "hole", "measure"]
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -201,3 +202,8 @@ def test_each_record_is_complete_and_shown() -> None:
         assert set(record) == FIELDS, path
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"]), path
         assert record["command"].startswith("python -m benchmarks."), path
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")))
+def test_every_benchmark_finds_what_it_imports(name: str) -> None:
+    assert importlib.import_module(f"benchmarks.{name}").__doc__
