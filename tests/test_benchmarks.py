@@ -206,4 +206,4 @@ def test_each_record_is_complete_and_shown() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")))
 def test_every_benchmark_finds_what_it_imports(name: str) -> None:
-    assert importlib.import_module(f"benchmarks.{name}").__doc__
+    importlib.import_module(f"benchmarks.{name}")
