@@ -15,10 +15,10 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/vqprior demo --output_dir output/demo --overwrite
 
-# On all cores, four at most: each worker loads torch. An idle worker takes tests of a busy one.
-# Fails if they run less than 90 % of the lines of the package.
+# On all cores, four at most: each worker loads torch. An idle worker takes tests of a busy one. `make test COVERAGE=1`, as
+# .ci/run calls it, takes about twice as long and fails if the tests run less than 90 % of the lines of the package.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(COVERAGE),--cov --cov-report=term)
 
 # Under a minute, while one works on the code: no commands, trainings and exports.
 test-fast: $(STAMP)
