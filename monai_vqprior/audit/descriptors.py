@@ -32,7 +32,7 @@ DESCRIPTORS = {
     "spectrum_slope": "slope of the logarithm of the power spectrum",
 }
 
-#: The descriptors of anatomy. The others are of texture, which a lossy tokenizer changes whatever the prior draws.
+#: The descriptors of anatomy. The others are of texture, which a lossy autoencoder changes whatever the prior draws.
 ANATOMY = (
     "brain_area", "fluid_share", "fluid_asymmetry", "fluid_parts", "mirror_correlation", "mirror_difference"
 )  # fmt: skip

@@ -168,7 +168,7 @@ def compare_sets(
         samples: the samples.
         test: slices of subjects that nothing was trained on.
         real: slices of other subjects than those of ``test``, at least two.
-        reconstructions: the same slices after the tokenizer.
+        reconstructions: the same slices after the autoencoder.
         pairs: what :func:`pair_similarities` returns of samples, real slices and reconstructions; None to leave that
             figure out.
         seed: seed of all draws.

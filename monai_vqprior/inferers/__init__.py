@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from monai_vqprior.inferers.code_cache import cached_grids
-from monai_vqprior.inferers.features import encode_images, pooled_encodings, rate_grids, reconstruct_images
+from monai_vqprior.inferers.features import pooled_encodings, rate_grids, reconstruct_images
 from monai_vqprior.inferers.likelihood import code_log_likelihood, code_map, reading_order
 from monai_vqprior.inferers.prior import VQPriorInferer, num_draws
 from monai_vqprior.inferers.tokenizer import (
@@ -20,6 +20,7 @@ from monai_vqprior.inferers.tokenizer import (
     MixedPrecisionInferer,
     TokenizerInferer,
     encode_grids,
+    encode_images,
     encode_views,
 )
 from monai_vqprior.sampling.draws import draw_codes, guide, keep_top_k, keep_top_p, sample_uniforms

@@ -37,7 +37,7 @@ def cached_grids(
     progress: bool = True,
 ) -> torch.Tensor:
     """
-    Code grids of all slices of a data set, computed once for a tokenizer and these slices, and kept in a folder.
+    Code grids of all slices of a data set, computed once for an autoencoder and these slices, and kept in a folder.
 
     The name of the file is made of the fingerprints of the weights and of the pixels, so other weights or slices are
     encoded anew. A GPU may choose another code than a CPU where two are equally near: the type of device counts too.

@@ -25,7 +25,7 @@ from monai_vqprior.inferers.prior import VQPriorInferer
 from monai_vqprior.inferers.tokenizer import as_channels_last
 from monai_vqprior.transforms import BytesToUnit, UnitToBytes
 
-__all__ = ["encode_images", "pooled_encodings", "rate_grids", "reconstruct_images"]
+__all__ = ["pooled_encodings", "rate_grids", "reconstruct_images"]
 
 _POOLED = 4  # side of the grid that encodings are averaged to
 
@@ -34,7 +34,7 @@ def pooled_encodings(
     network: Any, images: torch.Tensor, device: torch.device | str = "cpu", batch_size: int = 16, progress: bool = True
 ) -> torch.Tensor:
     """
-    Features of images: the encodings of a tokenizer before quantization, averaged over a grid of 4 x 4 regions.
+    Features of images: the encodings of an autoencoder before quantization, averaged over a grid of 4 x 4 regions.
 
     Args:
         network: a network with the interface of MONAI's VQVAE.
@@ -53,31 +53,11 @@ def pooled_encodings(
     return _mapped(network, pooled, images, device, batch_size, "encoding images" if progress else None)
 
 
-def encode_images(
-    network: Any, images: torch.Tensor, device: torch.device | str = "cpu", batch_size: int = 16, progress: bool = True
-) -> torch.Tensor:
-    """
-    Code grids (N, *grid) int32 of images, on the CPU. :func:`~monai_vqprior.inferers.encode_grids` takes a data set.
-
-    Args:
-        network: a network with the interface of MONAI's VQVAE.
-        images: (N, 1, H, W) uint8.
-        device: where to compute.
-        batch_size: images at a time.
-        progress: show a progress bar.
-    """
-
-    def codes(batch: torch.Tensor) -> torch.Tensor:
-        return network.index_quantize(batch).to(torch.int32)
-
-    return _mapped(network, codes, images, device, batch_size, "encoding images" if progress else None)
-
-
 def reconstruct_images(
     network: Any, images: torch.Tensor, device: torch.device | str = "cpu", batch_size: int = 16, progress: bool = True
 ) -> torch.Tensor:
     """
-    Images after the tokenizer, encoded to codes and decoded.
+    Images after the autoencoder, encoded to codes and decoded.
 
     Args:
         network: a network with the interface of MONAI's VQVAE.

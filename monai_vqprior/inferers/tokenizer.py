@@ -23,7 +23,14 @@ from monai_vqprior.data import SliceDataset
 from monai_vqprior.errors import InputError
 from monai_vqprior.transforms import BytesToUnit
 
-__all__ = ["ConstantInferer", "MixedPrecisionInferer", "TokenizerInferer", "encode_grids", "encode_views"]
+__all__ = [
+    "ConstantInferer",
+    "MixedPrecisionInferer",
+    "TokenizerInferer",
+    "encode_grids",
+    "encode_images",
+    "encode_views",
+]
 
 
 def _to_float(output: Any) -> Any:
@@ -142,7 +149,32 @@ def encode_grids(
     Returns:
         (N, *grid) int32, on the CPU.
     """
-    batches = dataset.images.split(batch_size)
+    return encode_images(network, dataset.images, device, dtype, batch_size, progress)
+
+
+def encode_images(
+    network: Any,
+    images: torch.Tensor,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> torch.Tensor:
+    """
+    Code grids of images.
+
+    Args:
+        network: a network with the interface of MONAI's VQVAE.
+        images: (N, 1, H, W), uint8, or floating point in 0..1.
+        device: where to compute.
+        dtype: type to autocast to; None for none.
+        batch_size: images at a time.
+        progress: show a progress bar.
+
+    Returns:
+        (N, *grid) int32, on the CPU.
+    """
+    batches = images.split(batch_size)
     return _encode(network, batches, len(batches), device, dtype, progress)
 
 

@@ -76,7 +76,7 @@ def write_audit(
         train: slices of the training split, of the same size.
         validation: slices of the validation split, of the same size: how near unseen subjects come to the training.
         test: slices of the test split, of the same size. Where they are of one subject, each counts as its own.
-        autoencoder: the tokenizer that decoded the samples.
+        autoencoder: the one that decoded the samples.
         prior: the prior that they are of; None to leave the membership of training slices out.
         conditions: the conditions of the prior.
         table: the conditions of the slices; needed where the prior has some.

@@ -134,7 +134,7 @@ def rate_membership(
     Inference Attacks", 2022, https://arxiv.org/abs/2111.08440).
 
     Args:
-        autoencoder: the tokenizer.
+        autoencoder: makes the codes of slices.
         prior: the prior.
         train: training slices, and which of them to rate.
         test: slices of unseen subjects, likewise.

@@ -23,15 +23,12 @@ from PIL import Image
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.transforms.pictures import (
-    bands,
-    compare_checksums,
     is_deep,
     is_inverted,
-    open_slice,
     read_grey,
+    read_picture,
     read_values,
     transparent_value,
-    turn_upright,
 )
 
 __all__ = ["LoadSlice", "LoadSliced"]
@@ -78,14 +75,11 @@ class LoadSlice(Transform):
         Returns:
             (1, H, W) uint8, rows from top to bottom.
         """
-        with open_slice(path) as image:
-            compare_checksums(image, path)
-            turn_upright(image)
-            convert = self._to_8_bit if is_deep(image) else read_grey
-            pixels = np.empty((image.height, image.width), np.uint8)
-            for rows, band in bands(image):
-                pixels[rows] = convert(band, image, path)
-        return torch.from_numpy(pixels)[None]
+        return torch.from_numpy(read_picture(path, np.uint8, self._read))[None]
+
+    def _read(self, band: Image.Image, image: Image.Image, path: str | Path) -> np.ndarray:
+        """Rows as 8-bit grey."""
+        return self._to_8_bit(band, image, path) if is_deep(image) else read_grey(band, image, path)
 
     def _to_8_bit(self, band: Image.Image, image: Image.Image, path: str | Path) -> np.ndarray:
         """Scale rows of more than 8 bits linearly, 0 to 0 and the largest value to 255, or the other way around."""

@@ -17,18 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.transforms import Transform
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from monai_vqprior.errors import InputError
-from monai_vqprior.transforms.pictures import (
-    bands,
-    compare_checksums,
-    is_deep,
-    open_slice,
-    read_grey,
-    read_values,
-    turn_upright,
-)
+from monai_vqprior.transforms.pictures import is_deep, read_grey, read_picture, read_values
 
 __all__ = ["LoadMask", "fill_from_nearest"]
 
@@ -54,16 +47,14 @@ class LoadMask(Transform):
         Returns:
             (1, H, W) bool, rows from top to bottom.
         """
-        with open_slice(path) as image:
-            compare_checksums(image, path)
-            turn_upright(image)
-            read = read_values if is_deep(image) else read_grey
-            pixels = np.empty((image.height, image.width), bool)
-            found: set[float] = set()
-            for rows, band in bands(image):
-                values = read(band, image, path)
-                pixels[rows] = values > 0
-                found.update(np.unique(values).tolist())
+        found: set[float] = set()
+
+        def is_hole(band: Image.Image, image: Image.Image, path: str | Path) -> np.ndarray:
+            values = read_values(band, image, path) if is_deep(image) else read_grey(band, image, path)
+            found.update(np.unique(values).tolist())
+            return values > 0
+
+        pixels = read_picture(path, np.bool_, is_hole)
         if len(found - {0}) > 1:
             raise InputError(
                 f"{path} has {len(found)} grey levels, and a mask has two: make it black where the image is given, and "

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +26,11 @@ from monai_vqprior.files import open_picture
 
 __all__ = [
     "bands",
-    "compare_checksums",
     "is_deep",
     "is_inverted",
     "open_slice",
     "read_grey",
+    "read_picture",
     "read_values",
     "transparent_value",
     "turn_upright",
@@ -100,7 +100,33 @@ def bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def compare_checksums(image: Image.Image, path: str | Path) -> None:
+def read_picture(
+    path: str | Path, dtype: type[np.generic], read: Callable[[Image.Image, Image.Image, str | Path], np.ndarray]
+) -> np.ndarray:
+    """
+    Read a picture, as a viewer shows it, a few rows at a time.
+
+    Args:
+        path: its file.
+        dtype: type of the pixels of the result.
+        read: takes rows, the whole picture and its path, such as :func:`read_grey`.
+
+    Returns:
+        pixels (H, W), rows from top to bottom.
+
+    Raises:
+        InputError: when the file cannot be read in one way only, or is damaged.
+    """
+    with open_slice(path) as image:
+        _compare_checksums(image, path)
+        turn_upright(image)
+        pixels = np.empty((image.height, image.width), dtype)
+        for rows, band in bands(image):
+            pixels[rows] = read(band, image, path)
+    return pixels
+
+
+def _compare_checksums(image: Image.Image, path: str | Path) -> None:
     """
     Find damage in a PNG file that decodes all the same; the other formats have no checksums.
 
