@@ -24,7 +24,7 @@ __all__ = ["heat_map", "line_chart", "strip_plot"]
 # which has them for light and dark; nothing has a size in pixels, so a drawing is as wide as the page lets it be.
 
 _WIDTH, _HEIGHT = 400, 200  # of a chart, in units of the drawing
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 24, 40  # room for labels
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 24, 40  # room for labels
 _MOST_MARKED = 40  # points of a line that are marked
 _MOST_POINTS = 200
 _LEVELS = 12  # shades of a heat map
@@ -34,7 +34,7 @@ def line_chart(
     lines: Mapping[str, Sequence[tuple[float, float]]], title: str, x_label: str, y_label: str = ""
 ) -> Markup:
     """
-    Draw lines over one axis.
+    Draw lines over an axis of whole numbers, such as steps.
 
     Args:
         lines: points (x, y) of each line, from left to right, by what the line is; at least one point in all. Of many
@@ -48,23 +48,25 @@ def line_chart(
     """
     drawn = {name: _averaged(points) for name, points in lines.items()}
     every = [point for points in drawn.values() for point in points]
-    x_ticks, y_ticks = (_ticks([point[axis] for point in every]) for axis in (0, 1))
+    first, last = min(x for x, _ in every), max(x for x, _ in every)
+    ticks = [tick for tick in _ticks([first, last]) if first <= tick <= last and tick.is_integer()]
+    y_ticks = _ticks([y for _, y in every])
     svg = _drawing(_WIDTH, _HEIGHT, title)
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
-            _LEFT + width * (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]),
+            _LEFT + width * ((x - first) / (last - first) if last > first else 0.5),
             _TOP + height * (1 - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])),
         )
 
     bottom = _TOP + height
-    for tick in x_ticks:
+    for tick in ticks:
         x, _ = place(tick, y_ticks[0])
         _line(svg, "grid", x, _TOP, x, bottom)
         _text(svg, f"{tick:g}", x, bottom + 14, "middle")
     for tick in y_ticks:
-        _, y = place(x_ticks[0], tick)
+        _, y = place(first, tick)
         _line(svg, "grid", _LEFT, y, _WIDTH - _RIGHT, y)
         _text(svg, f"{tick:g}", _LEFT - 5, y + 4, "end")
     _text(svg, x_label, _LEFT + width / 2, _HEIGHT - 8, "middle")
