@@ -93,6 +93,7 @@ class Chromium:
 
     def open(self, address: str) -> None:
         """Open an address, and wait until all of it is there."""
+        self._events.clear()
         self.call("Page.navigate", url=address)
         while "Page.loadEventFired" not in self._events:
             self._next()

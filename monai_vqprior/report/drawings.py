@@ -27,6 +27,7 @@ __all__ = ["code_usage", "distributions", "map_of_bits", "training_curves"]
 
 #: curves of a stage at most: metrics that a configuration has added come last.
 _MOST_CURVES = 12
+_MOST_POINTS = 150  # of the usage of the codes
 _LABELS = {column.key: column.label for column in COLUMNS}
 _OF_CODES = {"train": "training split", "evaluated": "evaluated split"}
 
@@ -89,10 +90,12 @@ def code_usage(path: Path) -> Markup | None:
     if not path.is_file():
         return None
     columns = read_columns(path, tuple(_OF_CODES))
-    lines = {label: code_shares(columns, path, split) for split, label in _OF_CODES.items()}
-    points = lines["evaluated split"]
+    shares = {label: code_shares(columns, path, split) for split, label in _OF_CODES.items()}
+    points = shares["evaluated split"]
     half = next(number for number, share in points if share >= 0.5)
     title = f"share of the most frequent codes: {half:.0f} of {len(points) - 1} codes make half of all places"
+    rows = sorted({*range(0, len(points), 1 + len(points) // _MOST_POINTS), len(points) - 1})
+    lines = {label: [share[row] for row in rows] for label, share in shares.items()}
     return line_chart(lines, title, "codes, the most frequent first", "share")
 
 
