@@ -156,7 +156,7 @@ def mean_patches(
     sums = torch.zeros(num_codes, sides[0] * sides[1])
     for pictures, codes in zip(images.split(_BATCH), grids.split(_BATCH), strict=True):
         padded = F.pad(pictures.float(), (margin, margin + pad[1], margin, margin + pad[0]))
-        pixels = F.unfold(padded, sides, stride=stride)  # (B, height * width, h * w)
+        pixels = F.unfold(padded, (sides[0], sides[1]), stride=(stride[0], stride[1]))  # (B, height * width, h * w)
         sums.index_add_(0, codes.flatten().long(), pixels.transpose(1, 2).flatten(0, 1))
     counts = count_codes(grids, num_codes)
     means = (sums / counts.clamp_min(1)[:, None]).round().to(torch.uint8)

@@ -15,9 +15,10 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from email.message import Message
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from monai_vqprior.files import read_json
 from monai_vqprior.report.curves import TrainingLog
@@ -92,7 +93,7 @@ def licenses() -> tuple[tuple[str, list[str]], ...]:
     rows = [("monai-vqprior", [package_versions()["monai-vqprior"], "Apache-2.0"])]
     for name in _PACKAGES:
         try:
-            told = metadata(name)
+            told = cast(Message, metadata(name))
         except PackageNotFoundError:  # a build of another name, such as a nightly one
             continue
         classified = [
