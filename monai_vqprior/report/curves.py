@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +64,19 @@ def read_log(folder: Path) -> TrainingLog | None:
     Raises:
         InputError: when it cannot be read.
     """
-    if not folder.is_dir() or not any(folder.glob("*tfevents*")):
+    files = sorted(folder.glob("*tfevents*")) if folder.is_dir() else []
+    if not files:
         return None
     # Imported here: it takes longer than all else of a page without curves.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     advice = f"move {folder} away"
     try:
-        events = EventAccumulator(str(folder), _KEPT).Reload()
+        # TensorBoard reads no folder whose name is not UTF-8, or looks like an address.
+        with tempfile.TemporaryDirectory() as plain:
+            for number, path in enumerate(files):
+                shutil.copyfile(path, Path(plain) / f"events.out.tfevents.{number:06d}")
+            events = EventAccumulator(plain, _KEPT).Reload()
         scalars = {
             tag: _of_last_run([(event.step, event.value) for event in events.Scalars(tag)])
             for tag in events.Tags()["scalars"]

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_a_training_that_goes_on_and_one_that_begins_anew(tmp_path: Path) -> Non
     log = read_log(tmp_path)
     assert log is not None
     assert log.losses["train_loss"] == [(1, 4.0), (2, 3.0)]
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    write(tmp_path / "log", "train_loss", {1: 0.5}, ".1")
+    log = read_log((tmp_path / "log").rename(tmp_path / os.fsdecode(b"a\xe9::b")))
+    assert log is not None
+    assert log.losses == {"train_loss": [(1, 0.5)]}
 
 
 def test_no_log(tmp_path: Path) -> None:
