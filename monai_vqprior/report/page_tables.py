@@ -103,6 +103,8 @@ def audit_tables(content: Mapping[str, Any]) -> dict[str, Any]:
         intervals[label] = newness[name]["below_1_percent"]
     if content["membership"] is not None:
         intervals["training slices told from unseen ones by their bits, AUC"] = content["membership"]
+        if "recognized" in content["membership"]:
+            intervals["training slices recognized at 1 % false alarms"] = content["membership"]["recognized"]
     return {
         "verdict": text_of(content, "verdict"),
         "reasons": [text_of({"reason": reason}, "reason") for reason in content["reasons"]],
