@@ -29,7 +29,9 @@ from monai_vqprior.report.evaluation_pictures import mean_patches, ranked_slices
 from monai_vqprior.report.slice_tables import code_shares, means_of_subjects, read_columns, read_grid
 
 
-@pytest.mark.parametrize(("size", "grid", "margin"), [((8, 12), (2, 3), 0), ((8, 12), (2, 3), 2), ((7, 10), (2, 3), 1)])
+@pytest.mark.parametrize(
+    ("size", "grid", "margin"), [((8, 12), (2, 3), 0), ((8, 12), (2, 3), 2), ((7, 10), (2, 3), 1), ((5, 12), (2, 3), 1)]
+)
 def test_patches_are_means_over_the_places_of_a_code(size: tuple[int, int], grid: tuple[int, int], margin: int) -> None:
     rng = np.random.default_rng(0)
     images, grids = rng.integers(0, 256, (20, 1, *size)), rng.integers(0, 5, (20, *grid))

@@ -95,7 +95,9 @@ def test_verdict_and_figures_of_an_audit(folder: Path) -> None:
     assert "Audit: look" in page.text
     assert "look: 1 < 2" in page.text
     assert "by their bits" not in page.text
-    (folder / "audit.json").write_text(json.dumps({**content, "membership": {**interval, "value": 0.75, "recognized": interval}}))
+    (folder / "audit.json").write_text(
+        json.dumps({**content, "membership": {**interval, "value": 0.75, "recognized": interval}})
+    )
     rows = Page(write_report(folder)).rows
     assert ["training slices told from unseen ones by their bits, AUC", "0.750", "0.062", "0.250"] in rows
     assert ["training slices recognized at 1 % false alarms", "0.125", "0.062", "0.250"] in rows
