@@ -40,7 +40,7 @@ setup(
     package_dir={"monai_vqprior": "monai_vqprior", "monai_vqprior.bundle": "bundle"},
     package_data={
         "monai_vqprior": ["py.typed"],
-        "monai_vqprior.report": ["page.html"],
+        "monai_vqprior.report": ["*.html", "*.css"],
         "monai_vqprior.bundle": ["LICENSE", "configs/*", "docs/*", "models/*"],
     },
     install_requires=[

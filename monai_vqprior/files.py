@@ -36,6 +36,7 @@ __all__ = [
     "check_writable",
     "log_folder",
     "open_picture",
+    "parse_json",
     "path_before",
     "read_json",
     "tell",
@@ -218,8 +219,30 @@ def read_json(
         size = Path(path).stat().st_size
         if size > most_bytes:
             raise ValueError(f"{size} bytes, more than {most_bytes}")
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error, advice) from error
+    return parse_json(text, path, advice)
+
+
+def parse_json(text: str, path: str | os.PathLike[str], advice: str = "mend it or remove it") -> dict[str, Any]:
+    """
+    The object in a text of JSON, as :func:`read_json` accepts it.
+
+    Args:
+        text: the text.
+        path: the file that it is of.
+        advice: what to do about one that cannot be read.
+
+    Returns:
+        the object.
+
+    Raises:
+        InputError: see there.
+    """
+    try:
         content = json.loads(
-            Path(path).read_text(encoding="utf-8"),
+            text,
             object_pairs_hook=_without_duplicates,
             parse_int=_whole,
             parse_float=_finite,
@@ -228,9 +251,13 @@ def read_json(
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}, not an object")
         _check_plain(content)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({reason_of(error)}): {advice}.") from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, error, advice) from error
     return content
+
+
+def _unreadable(path: str | os.PathLike[str], error: BaseException, advice: str) -> InputError:
+    return InputError(f"{path} cannot be read ({reason_of(error)}): {advice}.")
 
 
 def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

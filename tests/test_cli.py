@@ -71,7 +71,7 @@ def test_later_commands_know_the_settings(
     assert main(["report", "--output_dir", str(output)]) == 0
     names = {path.relative_to(output).parts[0] for path in output.rglob("*")}
     expected = {"metrics.json", "reconstructions", "reconstructions.png", "samples", "samples.png", "report.html"}
-    expected |= {"neighbors.png", "neighbors.json", "metrics.csv", "codes"}
+    expected |= {"neighbors.png", "neighbors.json", "metrics.csv", "codes", "metrics_slices.png", "metrics_bits.csv"}
     assert expected <= names
     samples = sorted((output / "samples").iterdir())
     assert len(samples) == 10
@@ -397,7 +397,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["demo", "--output_dir", str(tmp_path / "demo"), "--subjects", "3", "--max_minutes", "0.005"]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert printed.count("$ python -m monai.bundle run") == 5
+    assert printed.count("$ python -m monai.bundle run") == 6
     assert printed.splitlines()[-1].startswith("mean SSIM of the test split: 0.")
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"metrics.json", "reconstructions.png", "samples.png", "report.html", "samples", "reconstructions"} <= names

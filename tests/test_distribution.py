@@ -110,7 +110,8 @@ def run(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_wheel_holds_the_package_and_the_bundle(dist: Path) -> None:
     names = names_in(next(dist.glob("*.whl")))
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "monai_vqprior").rglob("*.py")}
-    expected |= {f"monai_vqprior/{name}" for name in ("py.typed", "report/page.html", "bundle/LICENSE")}
+    expected |= {f"monai_vqprior/{name}" for name in ("py.typed", "bundle/LICENSE")}
+    expected |= {f"monai_vqprior/report/{name}" for name in ("page.html", "page_macros.html", "page.css")}
     expected |= {f"monai_vqprior/bundle/models/{name}" for name in ("model.pt", "prior.pt")}
     for folder in ("configs", "docs"):
         expected |= {f"monai_vqprior/bundle/{folder}/{path.name}" for path in (ROOT / "bundle" / folder).iterdir()}

@@ -22,7 +22,7 @@ __all__ = ["demo"]
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Phantom, both stages, evaluation, reconstructions, samples and report, in one process."""
+    """Phantom, both stages, reconstructions, samples, neighbors, evaluation and report, in one process."""
     from monai_vqprior.data import write_phantom
     from monai_vqprior.report import write_report
 
@@ -36,6 +36,7 @@ def demo(options: argparse.Namespace) -> None:
     run(options, STACKS[PRIOR], **on_data, **small_prior)
     run(options, STACKS["reconstruct"], **on_data)
     run(options, STACKS["sample"], **common)
+    run(options, STACKS["neighbors"], **on_data)
     run(options, STACKS["evaluate"], **on_data)
     write_report(output)
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from monai_vqprior.report.by_subject import bits_of_baselines, statistics_by_sub
 from monai_vqprior.report.codecs import codec_baselines
 from monai_vqprior.report.completions import write_completions
 from monai_vqprior.report.drawn_heads import write_volumes
+from monai_vqprior.report.evaluation_pictures import evaluation_files, write_evaluation_pictures
 from monai_vqprior.report.metrics import code_baselines, slice_bits, summarize, write_metrics
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
@@ -27,6 +28,7 @@ __all__ = [
     "bits_of_baselines",
     "code_baselines",
     "codec_baselines",
+    "evaluation_files",
     "find_cutting",
     "read_samples",
     "reconstruct_volumes",
@@ -35,6 +37,7 @@ __all__ = [
     "summarize",
     "write_audit",
     "write_completions",
+    "write_evaluation_pictures",
     "write_metrics",
     "write_neighbors",
     "write_report",

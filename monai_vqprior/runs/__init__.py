@@ -47,6 +47,7 @@ from monai_vqprior.runs.settings import (
 from monai_vqprior.runs.slice_scale import check_scale, slice_scale
 from monai_vqprior.runs.training import PriorTrainingRun, TrainingRun
 from monai_vqprior.runs.training_folder import TrainingFolder, state_to_resume
+from monai_vqprior.runs.training_log import log_settings, package_versions
 from monai_vqprior.runs.weights import (
     find_checkpoint,
     is_finite,
@@ -93,7 +94,9 @@ __all__ = [
     "joined_processes",
     "keep_freed_memory",
     "load_weights",
+    "log_settings",
     "mixed_precision",
+    "package_versions",
     "read_checkpoint",
     "read_settings",
     "read_weights",

@@ -11,14 +11,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 
+from monai_vqprior.cli import main
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.errors import InputError
 from monai_vqprior.report import summarize
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "schemas"
 
 
 def _read(item: dict[str, Any]) -> dict[str, Any]:
@@ -63,3 +71,25 @@ def summary(dataset: SliceDataset, measured: dict[str, float]) -> dict[str, Any]
         {"bits_per_code_histogram": 8.0712, "bits_per_code_position_histogram": 5.9134},
         {"black": {"ssim": 0.3219, "ssim_brain": 0.0011}, "mean": {"ssim": 0.5432, "ssim_brain": 0.3456, "psnr": 1.0}},
     )
+
+
+@pytest.fixture(scope="session")
+def evaluated(small_run: Path, phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run after ``evaluate``, ``sample`` and ``report``; tests copy what they change."""
+    folder = shutil.copytree(small_run, tmp_path_factory.mktemp("evaluated") / "run")
+    on_cpu = ["--output_dir", str(folder), "--device", "cpu"]
+    assert main(["evaluate", "--dataset_dir", str(phantom), *on_cpu]) == 0
+    assert main(["sample", "--num_samples", "2", *on_cpu]) == 0
+    assert main(["report", "--output_dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def schema() -> Callable[[str, Any], None]:
+    """Checks a content against the documented schema of its file, such as ``metrics``."""
+
+    def check(name: str, content: Any) -> None:
+        text = (SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8")
+        jsonschema.validate(content, json.loads(text), jsonschema.Draft202012Validator)
+
+    return check

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,11 @@ def planted(phantom: Path) -> list[np.ndarray]:
 
 
 def test_planted_copies_fail(
-    small_run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_run: Path,
+    phantom: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    schema: Callable[[str, Any], None],
 ) -> None:
     samples = planted(phantom)
     status, content = audit(small_run, phantom, samples, tmp_path / "run", "--num_pictures", "3")
@@ -94,6 +98,7 @@ def test_planted_copies_fail(
     assert sheet.shape == (4 + 18 + 3 * (SIZE + 4), 4 + 3 * (SIZE + 4))
 
     # The schema, and what is said of each figure.
+    schema("audit", content)
     explained_once = {*THRESHOLDS, "look", "fail", "asked", "measured", "train", "rank_correlation"}
     assert keys(content) - explained_once == documented() - explained_once
     assert {name: list(levels.values()) for name, levels in content["thresholds"].items()} == {

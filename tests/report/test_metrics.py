@@ -103,7 +103,7 @@ class TestSummarize:
         write_metrics(tmp_path / "metrics.json", summary)
         assert "mse 0.01235\n" in re.sub(" +", " ", capsys.readouterr().out)
         page = write_report(tmp_path).read_text(encoding="utf-8")
-        assert '<tr><td>mse</td><td class="number">0.01235</td>' in page
+        assert '<tr><th scope="row">mse</th><td class="number">0.01235</td>' in page
 
 
 class TestWriteMetrics:

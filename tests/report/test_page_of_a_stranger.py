@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_png
@@ -49,6 +50,12 @@ AUDIT: dict[str, Any] = {
     "newness": {"copies": INTERVAL, "rms": NEAR, "local_ratio": NEAR, "tolerant_distance": NEAR},
     "membership": INTERVAL,
     "fidelity": [{"label": "a", "samples": 0.5, "real": INTERVAL, "reconstructions": INTERVAL, "word": "b"}],
+    "conditions": [{"name": "age", "asked": 60.0, "measured": 61.0, "train": 50.0, "rank_correlation": 0.5}],
+}
+#: what an evaluation adds to the fixture ``summary``.
+BESIDE: dict[str, Any] = {
+    "by_subject": {"ssim": {"mean": 0.9, "std": 0.1, "low": 0.8, "high": 0.95}},
+    "codecs": {"JPEG": {"setting": 3, "bits_per_pixel": 0.3, "ssim": 0.7, "ssim_brain": 0.6}, "AVIF": None},
 }
 
 
@@ -66,7 +73,8 @@ def replaced(content: Any, value: Any) -> Iterator[Any]:
 @pytest.fixture
 def files(summary: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """JSON files of a run, with their contents."""
-    contents = {"metrics.json": summary, "neighbors.json": NEIGHBORS, "audit.json": AUDIT}
+    (tmp_path / "metrics.csv").write_text("subject,index,image,ssim\na,0,x.png,0.5\nb,0,y.png,0.75\n")
+    contents = {"metrics.json": summary | BESIDE, "neighbors.json": NEIGHBORS, "audit.json": AUDIT}
     for name, content in contents.items():
         (tmp_path / name).write_text(json.dumps(content))
     write_report(tmp_path)
@@ -122,7 +130,47 @@ def test_a_key_that_is_missing_is_named(files: dict[str, Any], tmp_path: Path, k
 def test_what_was_not_measured_is_null(files: dict[str, Any], tmp_path: Path) -> None:
     nothing = dict.fromkeys(key for key, value in files["metrics.json"].items() if isinstance(value, float))
     (tmp_path / "metrics.json").write_text(json.dumps(files["metrics.json"] | nothing))
-    assert write_report(tmp_path).read_text(encoding="utf-8").count("no value") == len(nothing) - 1  # no prior yet
+    _, figures = write_report(tmp_path).read_text(encoding="utf-8").split('<h2 id="training">')  # below the summary
+    assert figures.count("no value") == len(nothing) - 1  # no prior yet
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.csv", ""),
+        ("metrics.csv", "a,b\n1,2\n"),
+        ("metrics.csv", "subject,index,image,ssim\n"),
+        ("metrics.csv", "subject,index,image,ssim\na,0,x,0.5,7\n"),
+        ("metrics.csv", f"subject,index,image,ssim\na,0,x,{SCRIPT}\n"),
+        ("metrics.csv", "subject,index,image,ssim\na,0,x,1e300\n"),
+        ("metrics.csv", 'subject,index,image,ssim\na,0,x,"' + "1" * 200000),
+        ("metrics_codes.csv", "code,train\n0,1\n"),
+        ("metrics_codes.csv", "code,train,evaluated\n0,0,0\n"),
+        ("metrics_codes.csv", "code,train,evaluated\n0,2,2\n1,-1,1\n"),
+        ("metrics_bits.csv", ""),
+        ("metrics_bits.csv", "1,2\n3\n"),
+        ("metrics_bits.csv", "1,nan\n"),
+    ],
+)
+def test_tables_that_are_none(files: dict[str, Any], tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "report.html").unlink()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=rf"{name} cannot be read .*: run `vqprior evaluate` again") as error:
+        write_report(tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_texts_of_tables_and_settings_are_escaped(files: dict[str, Any], tmp_path: Path) -> None:
+    """Names of columns and of settings come from files, too."""
+    (tmp_path / "metrics.csv").write_text(f"subject,index,image,{SCRIPT}\n{SCRIPT},0,{SCRIPT},0.5\n")
+    writer = SummaryWriter(str(tmp_path / "tensorboard" / "prior"))
+    writer.add_scalar(SCRIPT, 0.5, 1)
+    writer.add_text("settings", json.dumps({"settings": {SCRIPT: SCRIPT}, "versions": {SCRIPT: SCRIPT}}))
+    writer.close()
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in page.lower()
+    assert page.count("&lt;script&gt;") >= 6
 
 
 def test_pictures_that_are_none(tmp_path: Path) -> None:
