@@ -26,6 +26,7 @@ __all__ = [
     "kernel_discrepancy",
     "ks_distance",
     "overlap",
+    "true_positive_rate",
 ]
 
 # Widths of the kernels, of the median distance between real features.
@@ -67,6 +68,25 @@ def area_under_curve(lower: np.ndarray, higher: np.ndarray) -> float:
     ranks = stats.rankdata(np.concatenate([lower, higher]))
     count = len(higher)
     return float((ranks[len(lower) :].sum() - count * (count + 1) / 2) / (count * len(lower)))
+
+
+def true_positive_rate(lower: np.ndarray, higher: np.ndarray, false_positives: float = 0.01) -> float:
+    """
+    Share of ``lower`` below a threshold that at most a share ``false_positives`` of ``higher`` is below.
+
+    An average over all thresholds, such as the area under the curve, says little of an attacker who wants to be right:
+    Carlini et al., "Membership Inference Attacks From First Principles" (2022), https://arxiv.org/abs/2112.03570.
+
+    Args:
+        lower: (N,), what is to be found by its low values.
+        higher: (M,), what is not. With fewer than 1 / ``false_positives`` of them none may be below the threshold.
+        false_positives: in 0..1.
+
+    Returns:
+        about ``false_positives`` when the two cannot be told apart.
+    """
+    most = int(false_positives * len(higher) + 1e-9)  # 0.01 * 700 may be just below 7
+    return float((lower < np.partition(higher, most)[most]).mean())
 
 
 def overlap(
@@ -133,7 +153,7 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     https://arxiv.org/abs/1706.08500.
 
     :class:`monai.metrics.FIDMetric` has the same value. It calls ``scipy.linalg.sqrtm`` with an argument that SciPy
-    has withdrawn, and takes the root of a matrix that need not be symmetric.
+    1.18 has no more, and takes the root of a matrix that need not be symmetric.
 
     Args:
         features: (N, D).
@@ -154,7 +174,8 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
 def kernel_discrepancy(features: np.ndarray, others: np.ndarray) -> float:
     """
     Maximum mean discrepancy, squared and unbiased, with a mixture of Gaussian kernels: Gretton et al., "A Kernel
-    Two-Sample Test" (2012), Lemma 6. :class:`monai.metrics.MMDMetric` has a linear kernel, which sees the mean alone.
+    Two-Sample Test" (2012), Lemma 6. :class:`monai.metrics.MMDMetric` has a linear kernel, which sees the mean alone, and
+    takes sets of one size.
 
     Args:
         features: (N, D).
