@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, create_workflow
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from small import AUTOENCODER, ON_CPU, PRIOR
 from warm_python import run_python
 
@@ -255,6 +255,9 @@ def test_evaluate(trained: Path, phantom: Path) -> None:
         rebuilt = network(images).clamp(0, 1)
     ours = [structural_similarity(a[0].numpy(), b[0].numpy(), **options) for a, b in zip(images, rebuilt, strict=True)]
     assert metrics["ssim"] == pytest.approx(np.mean(ours), abs=1e-3)
+    noise = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1) for a, b in zip(images, rebuilt, strict=True)]
+    assert metrics["psnr"] == pytest.approx(np.mean(noise), abs=1e-3)
+    assert metrics["mae"] == pytest.approx(np.abs(images.numpy() - rebuilt.numpy()).mean(), abs=1e-5)
 
 
 def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:

@@ -28,7 +28,10 @@ from monai_vqprior.audit.newness import (
     local_ratios,
     membership,
     percentiles,
+    recognized,
+    recognized_by_chance,
     share_below,
+    subject_means,
 )
 from monai_vqprior.audit.two_samples import (
     Overlap,
@@ -38,6 +41,7 @@ from monai_vqprior.audit.two_samples import (
     kernel_discrepancy,
     ks_distance,
     overlap,
+    true_positive_rate,
 )
 from monai_vqprior.audit.verdict import THRESHOLDS, VERDICTS, Verdict, judge_newness, share_interval
 
@@ -72,7 +76,11 @@ __all__ = [
     "pair_similarities",
     "percentiles",
     "rank_correlation",
+    "recognized",
+    "recognized_by_chance",
     "share_below",
     "share_interval",
+    "subject_means",
+    "true_positive_rate",
     "value_of_neighbors",
 ]

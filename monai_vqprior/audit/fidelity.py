@@ -36,11 +36,12 @@ _LABELS = {
     "precision": "precision",
     "recall": "recall",
     "frechet": "Fréchet distance",
-    "mmd": "maximum mean discrepancy",
-    "classifier": "area under the curve of a classifier",
+    "mmd": "MMD",
+    "classifier": "AUC of a classifier",
 }
 _HIGHER = ("density", "coverage", "precision", "recall")
 _SPACES = {"anatomy": "descriptors of anatomy", "encodings": "encodings"}
+_INTENSITIES = {"mean": "mean intensity", "std": "spread of intensities"}
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ def _label(name: str) -> str:
         return "multi-scale SSIM between two samples"
     kind, _, of = name.partition("_")
     if kind == "ks":
-        return f"Kolmogorov-Smirnov distance, {of.replace('_', ' ')}"
+        return f"KS distance, {_INTENSITIES.get(of, of.replace('_', ' '))}"
     if kind == "classifier":
         return f"{_LABELS[kind]}, {of if of == 'anatomy' else 'anatomy and texture'}"
     return f"{_LABELS[kind]}, {_SPACES[of]}"

@@ -16,10 +16,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_vqprior.audit.two_samples import area_under_curve
-from monai_vqprior.metrics import Interval, bootstrap_interval
+from monai_vqprior.audit.two_samples import area_under_curve, true_positive_rate
+from monai_vqprior.metrics import Interval, bootstrap_interval, subject_rows
 
-__all__ = ["CopyThreshold", "copy_threshold", "local_ratios", "membership", "percentiles", "share_below"]
+__all__ = [
+    "CopyThreshold",
+    "copy_threshold",
+    "local_ratios",
+    "membership",
+    "percentiles",
+    "recognized",
+    "recognized_by_chance",
+    "share_below",
+    "subject_means",
+]
+
+_ROUNDS = 500
 
 
 @dataclass(frozen=True)
@@ -122,4 +134,64 @@ def membership(
         probability that a training slice has fewer bits than an unseen slice, 0.5 when it cannot be told, with an
         interval by subject.
     """
-    return bootstrap_interval(area_under_curve, (train, train_subjects), (unseen, unseen_subjects), rounds=500)
+    return bootstrap_interval(area_under_curve, (train, train_subjects), (unseen, unseen_subjects), rounds=_ROUNDS)
+
+
+def recognized(
+    train: np.ndarray, train_subjects: Sequence[Hashable], unseen: np.ndarray, unseen_subjects: Sequence[Hashable]
+) -> Interval:
+    """
+    Share of training slices that are recognized by their bits per code, where 1 % of unseen slices are taken for some.
+
+    Args:
+        train: (N,), bits per code of training slices.
+        train_subjects: their subjects.
+        unseen: (M,), bits per code of slices of unseen subjects.
+        unseen_subjects: their subjects.
+
+    Returns:
+        the true-positive rate at 1 % false positives, with an interval by subject; 0.01 when it cannot be told.
+    """
+    return bootstrap_interval(true_positive_rate, (train, train_subjects), (unseen, unseen_subjects), rounds=_ROUNDS)
+
+
+def recognized_by_chance(
+    unseen: np.ndarray, subjects: Sequence[Hashable], num_draws: int = 39, seed: int = 0
+) -> Interval | None:
+    """
+    What :func:`recognized` is where nothing can be recognized: half of the unseen subjects against the other half.
+
+    Slices of one subject resemble one another in their bits. So the figure is not 0.01 in a draw of few subjects.
+
+    Args:
+        unseen: (M,), bits per code of slices of unseen subjects.
+        subjects: their subjects.
+        num_draws: how often subjects are dealt. The smallest and the largest of 39 are the ends of a 95 % range.
+        seed: deals the subjects.
+
+    Returns:
+        median, smallest and largest of the draws; None where all slices are of one subject.
+    """
+    rows, rng = subject_rows(subjects), np.random.default_rng(seed)
+    if len(rows) < 2:
+        return None
+    drawn = []
+    for _ in range(num_draws):
+        order = rng.permutation(len(rows))
+        halves = (np.concatenate([rows[i] for i in part]) for part in np.array_split(order, 2))
+        drawn.append(true_positive_rate(*(unseen[half] for half in halves)))
+    return Interval(float(np.median(drawn)), min(drawn), max(drawn))
+
+
+def subject_means(values: np.ndarray, subjects: Sequence[Hashable]) -> np.ndarray:
+    """
+    Mean of the slices of each subject, what is known of a person of whom there are several slices.
+
+    Args:
+        values: (N,).
+        subjects: the subject of each of them.
+
+    Returns:
+        (subjects,), in the order in which they first occur.
+    """
+    return np.array([values[rows].mean() for rows in subject_rows(subjects)])

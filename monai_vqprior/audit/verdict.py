@@ -23,20 +23,21 @@ __all__ = ["THRESHOLDS", "VERDICTS", "Verdict", "judge_newness", "share_interval
 #: The verdicts, the best first.
 VERDICTS = ("pass", "look", "fail")
 
-#: For each measure of newness, above what value the lower end of its interval means ``look``, and ``fail``.
+# Of known copies at least this share must be found, for the absence of copies to mean something.
+_LEAST_FOUND = 0.9
+
+#: For each measure of newness, above what value the lower end of its interval means ``look``, and ``fail``. Training
+#: slices fail when they are recognized as surely as known copies must be; above a half, most of them are recognized.
 THRESHOLDS: Mapping[str, tuple[float, float]] = {
     "copies": (0.0, 0.01),
     "local_ratio_below_1_percent": (0.02, 0.1),
-    "membership": (0.9, 0.99),
+    "recognized": (0.5, _LEAST_FOUND),
 }
-
-# Of known copies at least this share must be found, for the absence of copies to mean something.
-_LEAST_FOUND = 0.9
 
 _MEANING = {
     "copies": "share of the samples that are copies of training slices",
     "local_ratio_below_1_percent": "share of the samples that are nearer to one training slice than to the others",
-    "membership": "probability to tell training slices from unseen ones by their bits",
+    "recognized": "share of the training slices that whoever has the weights recognizes, at 1 % false alarms",
 }
 
 

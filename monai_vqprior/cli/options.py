@@ -163,7 +163,10 @@ def command_parser() -> argparse.ArgumentParser:
     _add_train(commands.add_run("train", "train the autoencoder, then the prior on its codes"))
     about = "measure SSIM, PSNR, codebook usage and bits per code, and write metrics.json"
     _add_evaluate(commands.add_run("evaluate", about))
-    about = "ask of samples: are they as good as reconstructions, are they new? writes audit.json"
+    about = (
+        "ask of the samples in output_dir: are they as good as reconstructions, are they new? writes audit.json and "
+        "audit.png; the exit status is 3 if they may be copies"
+    )
     _add_audit(commands.add_run("audit", about))
     about = "reconstruct slices, and write PNG files and a sheet beside the originals"
     _add_reconstruct(commands.add_run("reconstruct", about, needs_data=False))

@@ -11,9 +11,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ __all__ = ["cached_grids"]
 
 logger = logging.getLogger(__name__)
 
+# Files of a folder at most. Those that were not used for longest are removed, such as those of a network that is gone.
+_MOST_FILES = 4
+_NAME = re.compile(r"[0-9a-f]{16}_[0-9a-f]{16}_[a-z]+\.pt")
+
 
 def cached_grids(
     network: Any,
@@ -41,6 +47,8 @@ def cached_grids(
 
     The name of the file is made of the fingerprints of the weights and of the pixels, so other weights or slices are
     encoded anew. A GPU may choose another code than a CPU where two are equally near: the type of device counts too.
+    The four files that were used last stay. Another process may go on with one that is removed: it has read it, or
+    encodes the slices again.
 
     Args:
         network: a network with the interface of MONAI's VQVAE.
@@ -55,22 +63,35 @@ def cached_grids(
     pixels = hashlib.sha256(repr(tuple(dataset.images.shape)).encode() + dataset.images.numpy().tobytes())
     kind = torch.device(device).type
     path = Path(folder) / f"{fingerprint(network)}_{pixels.hexdigest()[:16]}_{kind}.pt"
-    if path.is_file():
-        kept = _read(path, len(dataset))
-        if kept is not None:
-            return kept
-        logger.warning("%s is damaged: the slices are encoded again", path)
-    grids = encode_grids(network, dataset, device, progress=progress)
-    with atomic_path(path) as temporary:
-        torch.save(grids, temporary)
+    grids = _read(path, len(dataset))
+    if grids is None:
+        grids = encode_grids(network, dataset, device, progress=progress)
+        with atomic_path(path) as temporary:
+            torch.save(grids, temporary)
+    _remove_old(path)
     return grids
 
 
 def _read(path: Path, number: int) -> torch.Tensor | None:
-    """The codes in a file; None where it does not hold as many grids of codes."""
+    """The codes in a file; None where there is none, or it does not hold as many grids of codes."""
     try:
         grids = torch.load(path, weights_only=True)
-    except Exception:  # torch raises nearly anything about a damaged file
+    except FileNotFoundError:
         return None
+    except Exception:  # torch raises nearly anything about a damaged file
+        grids = None
     whole = isinstance(grids, torch.Tensor) and grids.dtype == torch.int32
-    return grids if whole and grids.dim() > 1 and len(grids) == number else None
+    if whole and grids.dim() > 1 and len(grids) == number:
+        return grids
+    logger.warning("%s is damaged: the slices are encoded again", path)
+    return None
+
+
+def _remove_old(used: Path) -> None:
+    """Note that a file was used, and remove those that were not for longest."""
+    # Processes share the folder: a file may be gone already, or be one that this user may not change.
+    with contextlib.suppress(OSError):
+        used.touch()
+        others = [path for path in used.parent.iterdir() if _NAME.fullmatch(path.name) and path != used]
+        for path in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)[_MOST_FILES - 1 :]:
+            path.unlink()

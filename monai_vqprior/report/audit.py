@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.files import read_json, tell, write_text
 from monai_vqprior.inferers import pooled_encodings, reconstruct_images
 from monai_vqprior.report.audit_conditions import followed_conditions
-from monai_vqprior.report.audit_newness import Newness, find_copies, rate_membership
+from monai_vqprior.report.audit_membership import rate_membership
+from monai_vqprior.report.audit_newness import Newness, find_copies
+from monai_vqprior.report.audit_text import audit_lines
 from monai_vqprior.report.neighbors import relative_to, write_pairs
 from monai_vqprior.runs import fingerprint
 
@@ -48,7 +50,6 @@ FAILED = 3
 # Slices of a split that are compared at most, drawn at random from all of its subjects.
 _MOST_SLICES = 640
 _MOST_BYTES = 2**28
-_SHARES = ("rms", "local_ratio", "tolerant_distance")
 
 
 def write_audit(
@@ -104,9 +105,8 @@ def write_audit(
     known = Conditions() if conditions is None else conditions
     member = None
     if prior is not None:
-        held = _some(test, _MOST_SLICES, rng)
-        member = rate_membership(autoencoder, prior, (train, pool), (test, held), validation, known, table, device)
-    measures = {**newness.measures, "membership": member}
+        member = rate_membership(autoencoder, prior, train, test, validation, known, table, seed, device)
+    measures = {**newness.measures, "recognized": None if member is None else member.recognized}
     verdict = judge_newness(measures, newness.summary["copy_threshold"]["found"])
     record = path.parent / "samples.json"
     settings = read_json(record, "draw the samples again", _MOST_BYTES) if record.is_file() else {}
@@ -133,9 +133,13 @@ def write_audit(
         "nearest": _listed(samples, train, newness, path.parent, dataset_dir),
     }
     closest = newness.order[:num_pictures]
-    write_pairs(path.with_suffix(".png"), samples.images[closest], train.images[newness.matches.index[closest]])
+    below = newness.summary["copy_threshold"]["distance"]
+    captions = [f"{distance:.2f} (copy < {below:.2f})" for distance in newness.matches.distance[closest].tolist()]
+    write_pairs(
+        path.with_suffix(".png"), samples.images[closest], train.images[newness.matches.index[closest]], captions
+    )
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    _print(content, figures, path)
+    tell("\n".join([*audit_lines(content), f"  written to {path} and {path.with_suffix('.png')}"]))
     return content
 
 
@@ -205,36 +209,3 @@ def _listed(
         }
         for row in newness.order
     ]
-
-
-def _print(content: Mapping[str, Any], figures: Sequence[Figure], path: Path) -> None:
-    """Say what ``audit.json`` says."""
-    width = max(len(figure.label) for figure in figures)
-    newness = content["newness"]
-    lines = [
-        f"{content['samples']} samples, {content['test_slices']} test slices of {content['test_subjects']} subjects",
-        f"  {'':<{width}}{'samples':>10}{'real':>10}{'reconstr.':>12}",
-        *(
-            f"  {figure.label:<{width}}{figure.samples:>10.3f}{figure.real.value:>10.3f}"
-            f"{figure.reconstructions.value:>12.3f}  {figure.word}"
-            for figure in figures
-        ),
-        f"  samples that are copies of training slices: {newness['copies']['value']:.4f} (of known copies "
-        f"{newness['copy_threshold']['found']:.4f}, of unseen slices {newness['copy_threshold']['false_alarms']:.4f})",
-        "  samples below the 1 % quantile of validation slices: "
-        + ", ".join(f"{name.replace('_', ' ')} {newness[name]['below_1_percent']['value']:.4f}" for name in _SHARES),
-    ]
-    if content["membership"] is not None:
-        told = content["membership"]
-        lines.append(
-            f"  training slices told from unseen ones by their bits: AUC {told['value']:.3f} "
-            f"({told['low']:.3f} to {told['high']:.3f})"
-        )
-    lines += [
-        f"  {entry['name']}: rank correlation of asked and measured "
-        + ("no value" if entry["rank_correlation"] is None else f"{entry['rank_correlation']:.2f}")
-        for entry in content["conditions"]
-    ]
-    lines += [f"  {reason}" for reason in content["reasons"]]
-    lines += [f"  verdict: {content['verdict']}", f"  written to {path} and {path.with_suffix('.png')}"]
-    tell("\n".join(lines))

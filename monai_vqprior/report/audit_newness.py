@@ -24,16 +24,14 @@ from monai_vqprior.audit import (
     copy_threshold,
     local_ratios,
     match_images,
-    membership,
     percentiles,
     share_below,
     share_interval,
 )
-from monai_vqprior.data import Conditions, ConditionTable, SliceDataset
-from monai_vqprior.inferers import encode_images, rate_grids
-from monai_vqprior.metrics import Interval, nearest_distances, position_histogram_bits_of
+from monai_vqprior.data import SliceDataset
+from monai_vqprior.metrics import Interval, nearest_distances
 
-__all__ = ["Newness", "find_copies", "rate_membership"]
+__all__ = ["Newness", "find_copies"]
 
 # Training slices that a distance is compared with, as Carlini et al. do.
 _NEAREST = 50
@@ -114,47 +112,6 @@ def find_copies(
         matches=matches,
         order=np.argsort(distance, kind="stable"),
     )
-
-
-def rate_membership(
-    autoencoder: Any,
-    prior: Any,
-    train: tuple[SliceDataset, np.ndarray],
-    test: tuple[SliceDataset, np.ndarray],
-    validation: SliceDataset,
-    conditions: Conditions,
-    table: ConditionTable | None,
-    device: str | torch.device = "cpu",
-) -> Interval:
-    """
-    Can training slices be told from unseen ones by their bits per code? See :func:`~monai_vqprior.audit.membership`.
-
-    Counted are the bits less those that a histogram of each position needs, fitted to the validation split: a slice
-    with few bits may simply be an easy one (Watson et al., "On the Importance of Difficulty Calibration in Membership
-    Inference Attacks", 2022, https://arxiv.org/abs/2111.08440).
-
-    Args:
-        autoencoder: makes the codes of slices.
-        prior: the prior.
-        train: training slices, and which of them to rate.
-        test: slices of unseen subjects, likewise.
-        validation: slices of other unseen subjects, for the histogram.
-        conditions: the conditions of the prior.
-        table: the conditions of the slices; needed where the prior has some.
-        device: where to compute.
-    """
-
-    easy = encode_images(autoencoder, validation.images, device)
-
-    def rated(dataset: SliceDataset, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        grids = encode_images(autoencoder, dataset.images[rows], device)
-        items = [dataset.data[row] for row in rows]
-        joined = items if table is None else table.join(items, conditions)
-        bits = rate_grids(prior, grids, joined, conditions.label_names, conditions.value_names, device)
-        needed = position_histogram_bits_of(easy, grids, autoencoder.num_embeddings)
-        return (bits - needed).numpy(), [item["subject"] for item in items]
-
-    return membership(*rated(*train), *rated(*test))
 
 
 def _nearest(told: str, images: torch.Tensor, train: torch.Tensor, device: str | torch.device) -> np.ndarray:

@@ -100,6 +100,7 @@ def summarize(
     """
     values = {**measured, "num_embeddings": num_embeddings, **code_bits}
     scales = len(ms_ssim_weights(min(dataset.spatial_size)))
+    by_subject = statistics_by_subject(details or {}, [item["subject"] for item in dataset.data])
     return {
         "split": split,
         "slices": len(dataset),
@@ -120,8 +121,22 @@ def summarize(
             name: {column.key: _number(baselines[name][column.key]) for column in COLUMNS if column.images}
             for name in BASELINE_IMAGES
         },
-        "by_subject": statistics_by_subject(details or {}, [item["subject"] for item in dataset.data]),
+        "by_subject": {**by_subject, **_multiples(by_subject, measured)},
         "codecs": dict(codecs or {}),
+    }
+
+
+def _multiples(
+    by_subject: Mapping[str, Mapping[str, float]], measured: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """The statistics of bits a slice and a pixel, which are multiples of those of bits a code."""
+    bits = by_subject.get("bits_per_code", by_subject.get("bits_per_code_position_histogram"))
+    if bits is None:
+        return {}
+    return {
+        key: {name: value * measured[key] / bits["mean"] for name, value in bits.items()}
+        for key in ("bits_per_slice", "bits_per_pixel")
+        if key in measured
     }
 
 

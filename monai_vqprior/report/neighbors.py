@@ -170,12 +170,21 @@ def relative_to(path: str, folder: str | os.PathLike[str]) -> str:
     return Path(path).relative_to(folder).as_posix()
 
 
-def write_pairs(path: Path, images: torch.Tensor, others: torch.Tensor) -> None:
-    """A sheet of images above others above four times the difference, (N, 1, H, W) uint8 each."""
+def write_pairs(path: Path, images: torch.Tensor, others: torch.Tensor, captions: Sequence[str] | None = None) -> None:
+    """
+    A sheet of samples, the training slices that they are compared with, and four times the difference.
+
+    Args:
+        path: the picture to write.
+        images: (N, 1, H, W) uint8, the samples.
+        others: (N, 1, H, W) uint8, the training slices.
+        captions: a text above each sample; the SSIM of the two by default.
+    """
     unit = BytesToUnit()
     columns = [comparison(unit(a), unit(b)) for a, b in zip(images, others, strict=True)]
     rows = list(zip(*(pictures for _, pictures in columns), strict=True))
-    write_png(path, contact_sheet(rows, [[caption for caption, _ in columns]]))
+    texts = [caption for caption, _ in columns] if captions is None else captions
+    write_png(path, contact_sheet(rows, [texts, ["nearest training slice"], ["4 x their difference"]]))
 
 
 def _print(summary: Mapping[str, Any], output: Path) -> None:

@@ -29,6 +29,7 @@ from monai_vqprior.runs.inference import InferenceRun, checked_output
 from monai_vqprior.runs.lineage import (
     check_conditions,
     check_same_autoencoder,
+    check_samples,
     fingerprint,
     has_other_codes,
     tell_of_another_autoencoder,
@@ -74,6 +75,7 @@ __all__ = [
     "check_not_negative",
     "check_num_embeddings",
     "check_same_autoencoder",
+    "check_samples",
     "check_scale",
     "check_settings",
     "check_shares",

@@ -22,18 +22,23 @@ import torch
 import torch.nn as nn
 
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import read_json
 from monai_vqprior.runs.settings import PRIOR_SETTINGS, read_settings, settings_beside
 from monai_vqprior.runs.weights import unwrap
 
 __all__ = [
     "check_conditions",
     "check_same_autoencoder",
+    "check_samples",
     "fingerprint",
     "has_other_codes",
     "tell_of_another_autoencoder",
 ]
 
 logger = logging.getLogger(__name__)
+
+# A record of samples has a row of conditions for each of them.
+_MOST_BYTES = 2**28
 
 
 def fingerprint(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
@@ -106,6 +111,30 @@ def tell_of_another_autoencoder(prior: str | os.PathLike[str] | None, autoencode
     """
     if prior is not None and has_other_codes(settings_beside(Path(prior).parent, PRIOR_SETTINGS), autoencoder):
         logger.warning("%s was trained on the codes of another autoencoder: name its weights with --ckpt", prior)
+
+
+def check_samples(record: str | os.PathLike[str], autoencoder: nn.Module, prior: nn.Module | None = None) -> None:
+    """
+    Refuse samples of other networks: figures of them beside those of these networks would mean nothing.
+
+    Args:
+        record: ``samples.json``, which has the fingerprints of the networks; samples without one may be any.
+        autoencoder: the autoencoder that the samples are compared with.
+        prior: the prior, or None.
+
+    Raises:
+        InputError: when the samples were drawn with other weights, or the record cannot be read.
+    """
+    if not Path(record).is_file():
+        return
+    known = read_json(record, "draw the samples again by `vqprior sample --overwrite`", _MOST_BYTES)
+    for name, network, option in (("autoencoder", autoencoder, "--ckpt"), ("prior", prior, "--ckpt_prior")):
+        weights = known.get(f"{name}_weights")
+        if network is not None and weights is not None and weights != fingerprint(network):
+            raise InputError(
+                f"by {record} the samples are of another {name} than this one: name its weights with {option}, or "
+                "draw the samples again by `vqprior sample --overwrite`."
+            )
 
 
 def check_conditions(

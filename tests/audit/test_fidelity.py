@@ -14,27 +14,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from monai_vqprior.audit import DESCRIPTORS, WORDS, DescribedSlices, Figure, compare_sets, pair_similarities
 
-RNG = np.random.default_rng(0)
 
-
-def slices(number: int, shift: float = 0.0, spread: float = 1.0, of_one: int = 1) -> DescribedSlices:
+def slices(number: int, shift: float = 0.0, spread: float = 1.0, of_one: int = 1, seed: int = 0) -> DescribedSlices:
     """Described slices whose features are all normal, several of each subject."""
+    rng = np.random.default_rng(seed)
 
     def values(columns: int) -> np.ndarray:
-        heads = np.repeat(RNG.normal(0, 0.5, (-(-number // of_one), columns)), of_one, axis=0)[:number]
-        return shift + spread * (heads + RNG.normal(0, 1, (number, columns)))
+        heads = np.repeat(rng.normal(0, 0.5, (-(-number // of_one), columns)), of_one, axis=0)[:number]
+        return shift + spread * (heads + rng.normal(0, 1, (number, columns)))
 
     names = None if of_one == 1 else [row // of_one for row in range(number)]
     descriptors = dict(zip(DESCRIPTORS, values(len(DESCRIPTORS)).T, strict=True))
     return DescribedSlices(descriptors, values(6), values(5), names)
 
 
-TEST = slices(60, of_one=3)
-REAL = slices(120, of_one=3)
-RECONSTRUCTIONS = slices(120, shift=0.8, of_one=3)
+TEST = slices(60, of_one=3, seed=1)
+REAL = slices(120, of_one=3, seed=2)
+RECONSTRUCTIONS = slices(120, shift=0.8, of_one=3, seed=3)
 
 
 def words(samples: DescribedSlices) -> dict[str, Figure]:
@@ -80,6 +80,17 @@ def test_pairs_of_samples_that_repeat_one_another() -> None:
     pairs = (pair_similarities(one, pairs=20), pair_similarities(noise, pairs=20), pair_similarities(noise, pairs=20))
     figure = compare_sets(slices(20), TEST, REAL, RECONSTRUCTIONS, pairs, num_draws=1)[-1]
     assert (figure.name, figure.word) == ("pair_similarity", WORDS[2])
+
+
+def test_similarity_of_a_pair_is_scikit_images() -> None:
+    """Images of 20 pixels have room for one scale, which is SSIM."""
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 256, (20, 20)).astype(np.uint8)
+    other = np.clip(one + rng.normal(0, 40, one.shape), 0, 255).astype(np.uint8)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "full": True}
+    expected = structural_similarity(one / 255, other / 255, **options)[1][5:-5, 5:-5].mean()
+    found = pair_similarities(torch.as_tensor(np.stack([one, other]))[:, None], pairs=3)
+    assert found == pytest.approx(np.full(3, expected), abs=1e-3)
 
 
 def test_pairs_are_of_two_subjects() -> None:

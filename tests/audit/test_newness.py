@@ -22,12 +22,19 @@ from monai_vqprior.audit import (
     local_ratios,
     membership,
     percentiles,
+    recognized,
+    recognized_by_chance,
     share_below,
     share_interval,
+    subject_means,
 )
 from monai_vqprior.metrics import Interval
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Its own in each test: no test depends on those before."""
+    return np.random.default_rng(0)
 
 
 def test_percentiles_by_hand() -> None:
@@ -49,8 +56,8 @@ def test_local_ratio_tells_a_copy_from_a_smooth_image() -> None:
     assert local_ratios(np.array([copy, smooth, exact])).tolist() == pytest.approx([0.1 / 0.7, 1, 1])
 
 
-def test_threshold_between_copies_and_unseen_slices() -> None:
-    copies, unseen = RNG.uniform(0.1, 0.2, 500), RNG.uniform(0.8, 1.2, 500)
+def test_threshold_between_copies_and_unseen_slices(rng: np.random.Generator) -> None:
+    copies, unseen = rng.uniform(0.1, 0.2, 500), rng.uniform(0.8, 1.2, 500)
     found = copy_threshold(copies, unseen)
     assert found.distance == pytest.approx((np.quantile(copies, 0.99) * np.quantile(unseen, 0.01)) ** 0.5)
     assert (found.found, found.false_alarms) == (1, 0)
@@ -59,9 +66,9 @@ def test_threshold_between_copies_and_unseen_slices() -> None:
     assert exact.found == 1
 
 
-def test_threshold_where_copies_are_no_nearer() -> None:
+def test_threshold_where_copies_are_no_nearer(rng: np.random.Generator) -> None:
     """A tokenizer that changes slices more than subjects differ: copies are not found, and it is said."""
-    found = copy_threshold(RNG.uniform(0.9, 1.3, 500), RNG.uniform(0.8, 1.2, 500))
+    found = copy_threshold(rng.uniform(0.9, 1.3, 500), rng.uniform(0.8, 1.2, 500))
     assert found.found == found.false_alarms == 0
     verdict = judge_newness({}, found.found)
     assert verdict.word == "look"
@@ -69,16 +76,46 @@ def test_threshold_where_copies_are_no_nearer() -> None:
     assert judge_newness({}, 0.9).word == "pass"
 
 
-def test_membership_of_known_cases() -> None:
+def test_membership_of_known_cases(rng: np.random.Generator) -> None:
     subjects = list(np.repeat(np.arange(20), 10))
-    level = np.repeat(RNG.normal(0, 0.1, 20), 10)
-    unseen = 3.3 + level + RNG.normal(0, 0.1, 200)
-    same = membership(3.3 + level + RNG.normal(0, 0.1, 200), subjects, unseen, subjects)
+    level = np.repeat(rng.normal(0, 0.1, 20), 10)
+    unseen = 3.3 + level + rng.normal(0, 0.1, 200)
+    same = membership(3.3 + level + rng.normal(0, 0.1, 200), subjects, unseen, subjects)
     assert same.low < 0.5 < same.high
     known = membership(unseen - 1, subjects, unseen, subjects)
     assert known.low > 0.99
     expected = stats.mannwhitneyu(unseen, unseen - 0.1).statistic / 200**2
     assert membership(unseen - 0.1, subjects, unseen, subjects).value == pytest.approx(expected)
+
+
+def test_recognized_slices_of_known_cases() -> None:
+    subjects = list(np.repeat(np.arange(40), 20))
+    rng = np.random.default_rng(3)
+    unseen, train = rng.normal(0, 1, (2, 800))
+    same = recognized(train, subjects, unseen, subjects)
+    assert same.low <= 0.01 <= same.high < 0.05
+    nearer = recognized(train - 2, subjects, unseen, subjects)
+    expected = stats.norm.cdf(2 + stats.norm.ppf(0.01))  # of two normal distributions two standard deviations apart
+    assert nearer.low < expected < nearer.high
+    assert nearer.value == pytest.approx(expected, abs=0.08)
+    assert recognized(train - 10, subjects, unseen, subjects) == Interval(1, 1, 1)
+
+
+def test_what_is_recognized_by_chance() -> None:
+    rng = np.random.default_rng(4)
+    subjects = list(np.repeat(np.arange(20), 20))
+    found = recognized_by_chance(rng.normal(0, 1, 400), subjects)
+    assert found is not None
+    assert 0 <= found.low <= 0.01 <= found.high < 0.06
+    # Where slices of one subject are alike, a subject is recognized by chance, or none is.
+    alike = recognized_by_chance(np.repeat(rng.normal(0, 1, 20), 20), subjects)
+    assert alike is not None
+    assert alike.high >= 0.1
+    assert recognized_by_chance(rng.normal(0, 1, 9), ["one"] * 9) is None
+
+
+def test_means_of_subjects_by_hand() -> None:
+    assert subject_means(np.array([1.0, 5.0, 3.0, 7.0]), ["b", "a", "b", "a"]).tolist() == [2, 6]
 
 
 def test_interval_of_a_share_is_exact() -> None:
@@ -99,11 +136,11 @@ def test_verdicts(name: str) -> None:
         assert verdict.word == word
         assert len(verdict.reasons) == (word != "pass")
         assert all(reason.startswith(f"{word}: ") for reason in verdict.reasons)
-    assert judge_newness({**sound, "membership": None}).word == "pass"
+    assert judge_newness({**sound, "recognized": None}).word == "pass"
 
 
 def test_the_worst_measure_decides() -> None:
     one = {"copies": Interval(1.0, 1.0, 1.0), "local_ratio_below_1_percent": Interval(0.05, 0.03, 0.1)}
-    verdict = judge_newness({**one, "membership": Interval(0.5, 0.4, 0.6)})
+    verdict = judge_newness({**one, "recognized": Interval(0.3, 0.2, 0.4)})
     assert verdict.word == "fail"
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["fail", "look"]

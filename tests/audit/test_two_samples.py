@@ -11,10 +11,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
-from monai.metrics import compute_roc_auc
+from monai.metrics import FIDMetric, compute_roc_auc
 from scipy import linalg, stats
 from scipy.spatial.distance import cdist
 
@@ -25,6 +27,7 @@ from monai_vqprior.audit import (
     kernel_discrepancy,
     ks_distance,
     overlap,
+    true_positive_rate,
 )
 
 RNG = np.random.default_rng(0)
@@ -34,16 +37,32 @@ FAR = RNG.normal(4, 1, (50, 3))
 NARROW = RNG.normal(0, 0.2, (50, 3))
 
 
-def test_area_under_curve_is_monais() -> None:
-    lower, higher = RNG.integers(0, 6, 30).astype(float), RNG.integers(2, 9, 20).astype(float)
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Its own in each test: no test depends on those before."""
+    return np.random.default_rng(0)
+
+
+def test_area_under_curve_is_monais(rng: np.random.Generator) -> None:
+    lower, higher = rng.integers(0, 6, 30).astype(float), rng.integers(2, 9, 20).astype(float)
     scores = torch.as_tensor(np.concatenate([lower, higher]))
     labels = torch.as_tensor(np.repeat([0, 1], [30, 20]))
     assert area_under_curve(lower, higher) == pytest.approx(compute_roc_auc(scores, labels))
     assert area_under_curve(np.zeros(3), np.zeros(4)) == 0.5
 
 
-def test_ks_distance_by_hand() -> None:
-    first, second = RNG.normal(0, 1, 40), RNG.normal(1, 1, 30)
+@pytest.mark.parametrize("number", [40, 100, 250, 700])
+def test_true_positive_rate_is_scikit_learns(number: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(number)
+    lower, higher = rng.normal(0, 1, 300).round(2), rng.normal(1.5, 1, number).round(2)  # some are equal
+    labels, scores = np.repeat([1, 0], [300, number]), -np.concatenate([lower, higher])
+    false, true, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    assert true_positive_rate(lower, higher) == pytest.approx(true[false <= 0.01].max())
+
+
+def test_ks_distance_by_hand(rng: np.random.Generator) -> None:
+    first, second = rng.normal(0, 1, 40), rng.normal(1, 1, 30)
     steps = np.concatenate([first, second])
     gap = max(abs((first <= x).mean() - (second <= x).mean()) for x in steps)
     assert ks_distance(first, second) == pytest.approx(gap)
@@ -72,25 +91,36 @@ def test_overlap_of_known_cases() -> None:
     assert same.coverage == same.precision == same.recall == 1
 
 
-def test_balls_reach_to_other_subjects() -> None:
+def test_balls_reach_to_other_subjects(rng: np.random.Generator) -> None:
     """Slices beside one another in a head are no measure of how near another head may come."""
-    heads = np.repeat(RNG.normal(0, 1, (20, 2)), 8, axis=0) + RNG.normal(0, 1e-3, (160, 2))
+    heads = np.repeat(rng.normal(0, 1, (20, 2)), 8, axis=0) + rng.normal(0, 1e-3, (160, 2))
     subjects = list(np.repeat(np.arange(20), 8))
-    others = RNG.normal(0, 1, (40, 2))
+    others = rng.normal(0, 1, (40, 2))
     assert overlap(others, heads).precision < 0.1
-    assert overlap(others, heads, subjects).precision > 0.6
+    distances, number = cdist(heads, heads), np.array(subjects)
+    radius = [np.sort(distances[i, number != number[i]])[4] for i in range(160)]
+    by_hand = np.mean([(cdist(other[None], heads)[0] <= radius).any() for other in others])
+    assert overlap(others, heads, subjects).precision == pytest.approx(by_hand)
+    assert by_hand > 0.4
     with pytest.raises(ValueError, match="two subjects"):
         overlap(others, heads, ["one"] * 160)
 
 
-def test_frechet_distance_by_a_square_root_of_matrices() -> None:
-    first, second = CLOSE @ RNG.normal(0, 1, (3, 3)), REAL + 1
+def test_frechet_distance_by_a_square_root_of_matrices(rng: np.random.Generator) -> None:
+    first, second = CLOSE @ rng.normal(0, 1, (3, 3)), REAL + 1
     a, b = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     mean = first.mean(0) - second.mean(0)
     expected = mean @ mean + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
     assert frechet_distance(first, second) == pytest.approx(expected)
     assert frechet_distance(REAL, REAL) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(REAL, REAL + np.array([1, 2, 0])) == pytest.approx(5)
+
+
+@pytest.mark.skipif("disp" not in inspect.signature(linalg.sqrtm).parameters, reason="MONAI's FIDMetric needs it")
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated")
+def test_frechet_distance_is_monais() -> None:
+    expected = FIDMetric()(torch.as_tensor(CLOSE), torch.as_tensor(REAL + 1))
+    assert frechet_distance(CLOSE, REAL + 1) == pytest.approx(float(expected))
 
 
 def test_kernel_discrepancy_by_hand() -> None:
@@ -112,10 +142,10 @@ def test_kernel_discrepancy_sees_more_than_the_mean() -> None:
     assert abs(kernel_discrepancy(CLOSE, REAL)) < 0.02
 
 
-def test_classifier_of_known_cases() -> None:
+def test_classifier_of_known_cases(rng: np.random.Generator) -> None:
     assert classifier_auc(FAR, REAL) > 0.95
     assert classifier_auc(NARROW, REAL) > 0.9  # the squares see the variance
-    assert abs(classifier_auc(RNG.normal(0, 1, (300, 3)), RNG.normal(0, 1, (300, 3))) - 0.5) < 0.08
+    assert abs(classifier_auc(rng.normal(0, 1, (300, 3)), rng.normal(0, 1, (300, 3))) - 0.5) < 0.08
 
 
 def test_classifier_is_scikit_learns() -> None:
@@ -130,15 +160,15 @@ def test_classifier_is_scikit_learns() -> None:
     np.testing.assert_allclose(_logistic_scores(rows, labels, rows), theirs, atol=1e-3)
 
 
-def test_a_classifier_cannot_learn_subjects_by_heart() -> None:
+def test_a_classifier_cannot_learn_subjects_by_heart(rng: np.random.Generator) -> None:
     """Heads of one distribution, many slices each: with the slices of a head in two folds they would be told apart."""
-    heads = np.repeat(RNG.normal(0, 1, (12, 8)), 30, axis=0) + RNG.normal(0, 0.01, (360, 8))
+    heads = np.repeat(rng.normal(0, 1, (12, 8)), 30, axis=0) + rng.normal(0, 0.01, (360, 8))
     subjects = list(np.repeat(np.arange(12), 30))
-    others = RNG.normal(0, 1, (360, 8))
+    others = rng.normal(0, 1, (360, 8))
     assert classifier_auc(others, heads, subjects) < classifier_auc(others, heads) - 0.1
 
 
-def test_rank_test_agrees_with_scipy() -> None:
-    lower, higher = RNG.normal(0, 1, 25), RNG.normal(0.5, 1, 35)
+def test_rank_test_agrees_with_scipy(rng: np.random.Generator) -> None:
+    lower, higher = rng.normal(0, 1, 25), rng.normal(0.5, 1, 35)
     expected = stats.mannwhitneyu(higher, lower).statistic / (25 * 35)
     assert area_under_curve(lower, higher) == pytest.approx(expected)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,39 @@ def test_codes_are_kept_for_a_network_and_its_slices(
         again = cached_grids(network, dataset, tmp_path, progress=False)
         assert torch.equal(again, encode_images(network, images, progress=False))
         assert "is damaged: the slices are encoded again" in caplog.text
+
+
+def test_codes_that_were_not_used_for_longest_are_removed(
+    network: AutoencoderVQ, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(number: int) -> Path:
+        """The codes of as many slices, used at that time."""
+        before = set(tmp_path.iterdir())
+        cached_grids(network, dataset_of(images[:number]), tmp_path, progress=False)
+        (path,) = set(tmp_path.iterdir()) - before
+        os.utime(path, (number, number))
+        return path
+
+    others = [tmp_path / name for name in ("notes.pt", ".partial-0123.pt", "0123456789abcdef_0123456789abcdef_cpu.txt")]
+    for path in others:  # files of the user, and one that another process is writing
+        path.touch()
+        os.utime(path, (0, 0))
+    files = [keep(number) for number in (1, 2, 3, 4)]
+    cached_grids(network, dataset_of(images[:1]), tmp_path, progress=False)  # used again
+    files.append(keep(5))
+    assert set(tmp_path.iterdir()) == {*others, *files} - {files[1]}
+
+    # Another process may remove the same file first.
+    unlink = Path.unlink
+
+    def twice(path: Path, missing_ok: bool = False) -> None:
+        if not path.name.startswith(".partial-"):
+            unlink(path)
+        unlink(path, missing_ok)
+
+    os.utime(files[0], (9, 9))
+    monkeypatch.setattr(Path, "unlink", twice)
+    first = images[:2].flip(0)
+    expected = encode_images(network, first, progress=False)
+    assert torch.equal(cached_grids(network, dataset_of(first), tmp_path, progress=False), expected)
+    assert not files[2].exists()

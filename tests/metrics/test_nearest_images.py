@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from monai_vqprior.metrics import nearest_images
+from monai_vqprior.metrics import nearest_distances, nearest_images
 
 
 @st.composite
@@ -85,6 +85,17 @@ def test_a_copy_has_no_distance_and_a_change_of_one_level_has_one() -> None:
     assert distance.item() == pytest.approx(1 / 255 / 64, rel=1e-14)
     index, distance = nearest_images(references[1:2] / 255, references / 255)
     assert (index.item(), distance.item()) == (1, 0.0)
+
+
+@settings(deadline=None, derandomize=True)
+@given(two_sets(), st.integers(1, 64), st.integers(1, 5))
+def test_distances_to_the_nearest_by_hand(
+    sets: tuple[np.ndarray, np.ndarray], values_at_once: int, number: int
+) -> None:
+    images, references = sets
+    squares = np.sort(squares_by_hand(images, references), axis=1)[:, :number]
+    found = nearest_distances(torch.from_numpy(images), torch.from_numpy(references), number, values_at_once)
+    np.testing.assert_allclose(found.numpy(), np.sqrt(squares / images[0].size) / 255, rtol=1e-14, atol=0)
 
 
 def test_all_pairs_are_counted() -> None:

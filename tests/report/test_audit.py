@@ -95,7 +95,7 @@ def test_planted_copies_fail(
     distances = [entry["tolerant_distance"] for entry in content["nearest"]]
     assert distances == sorted(distances)
     sheet = read(tmp_path / "run" / "audit.png")
-    assert sheet.shape == (4 + 18 + 3 * (SIZE + 4), 4 + 3 * (SIZE + 4))
+    assert sheet.shape == (4 + 3 * (18 + SIZE + 4), 4 + 3 * (SIZE + 4))
 
     # The schema, and what is said of each figure.
     schema("audit", content)
@@ -107,7 +107,12 @@ def test_planted_copies_fail(
     assert {figure["word"] for figure in content["fidelity"]} <= set(WORDS)
     told = [figure["name"] for figure in content["fidelity"] if figure["word"] == WORDS[2]]
     assert content["told_apart_by"] == told
-    assert content["membership"]["low"] <= content["membership"]["value"] <= content["membership"]["high"]
+    member = content["membership"]
+    assert member["by_chance"] is None  # of one test subject there are no halves
+    for interval in (member, member["recognized"], member["subjects"]):
+        assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
+    for said in ("Are they as good as reconstructions?", "Are they new?", "at 1 % false alarms", "told apart by: "):
+        assert said in printed
 
     # Results are not replaced unless asked.
     assert audit(small_run, phantom, samples, tmp_path / "run")[0] == 2
@@ -126,6 +131,19 @@ def test_slices_of_other_heads_pass(small_run: Path, phantom: Path, tmp_path: Pa
     assert content["newness"]["copies"]["value"] == 0
     # An epoch makes no tokenizer whose reconstructions can be recognized.
     assert [reason for reason in content["reasons"] if "are found to be copies" in reason]
+
+
+def test_samples_of_another_prior(
+    small_run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run / "models", run / "models")
+    for number, image in enumerate(planted(phantom)):
+        write_png(run / "samples" / f"sample_{number:05d}.png", image)
+    (run / "samples.json").write_text(json.dumps({"prior_weights": "0123456789abcdef"}), encoding="utf-8")
+    assert audit(small_run, phantom, [], run) == (2, None)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vqprior: ")]
+    assert "samples are of another prior than this one: name its weights with --ckpt_prior" in line
 
 
 def test_too_few_samples(small_run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,18 @@ class TestSummarize:
         assert summary["bits_per_code"] is None
         assert set(summary) == KEYS
 
+    @pytest.mark.parametrize("key", ["bits_per_code", "bits_per_code_position_histogram"])
+    def test_bits_of_a_slice_have_the_interval_of_its_codes(
+        self, dataset: SliceDataset, measured: dict[str, float], key: str
+    ) -> None:
+        """Bits of 16 codes, of 64 x 48 pixels; the histogram's where there is no prior."""
+        bits = torch.tensor([3.0, 4, 5, 6, 2])
+        told = {"bits_per_slice": 64.0, "bits_per_pixel": 64 / 64 / 48}
+        found = summarize("test", dataset, measured | told, 512, BITS, BASELINES, {key: bits})["by_subject"]
+        for name, value in found[key].items():
+            assert found["bits_per_slice"][name] == pytest.approx(16 * value)
+            assert found["bits_per_pixel"][name] == pytest.approx(16 * value / 64 / 48)
+
     @pytest.mark.parametrize("key", ["ssim", "perplexity"])
     def test_a_metric_that_was_not_measured(self, dataset: SliceDataset, measured: dict[str, float], key: str) -> None:
         del measured[key]

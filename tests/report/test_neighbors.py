@@ -139,13 +139,13 @@ def test_summary_beside_the_validation_split(phantom: Path, output: Path, capsys
 def test_sheet_shows_samples_above_neighbors_above_differences(phantom: Path, output: Path) -> None:
     assert run(phantom, output, "--num_pictures", 2) == 0
     sheet = read(output / "neighbors.png")
-    assert sheet.shape == (GAP + CAPTION + 3 * (SIZE + GAP), GAP + 2 * (SIZE + GAP))
+    assert sheet.shape == (GAP + 3 * (CAPTION + SIZE + GAP), GAP + 2 * (SIZE + GAP))
     for column, item in enumerate(content(output)["samples"][:2]):
         image, neighbor = read(output / item["file"]), read(phantom / item["nearest"])
         difference = np.clip(4 * np.abs(image.astype(float) - neighbor), 0, 255)
         left = GAP + column * (SIZE + GAP)
         for row, expected in enumerate((image, neighbor, difference)):
-            top = GAP + CAPTION + row * (SIZE + GAP)
+            top = GAP + CAPTION + row * (CAPTION + SIZE + GAP)
             assert np.array_equal(sheet[top : top + SIZE, left : left + SIZE], expected)
 
 
