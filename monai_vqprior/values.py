@@ -276,6 +276,7 @@ SETTINGS: dict[str, Kind] = {
     "image": PATH,
     "mask": PATH,
     "overwrite": FLAG,
+    "write_reference": FLAG,
     "resume": FLAG,
     "skip_bad": FLAG,
     "save_slices": FLAG,
