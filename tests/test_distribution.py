@@ -53,7 +53,9 @@ Run = Callable[..., str]
 
 
 def save_weights(models: Path) -> None:
-    """Random weights of the network of the configurations, and of a small prior."""
+    """Random weights of the network of the configurations, and of a small prior, in place of those of the bundle."""
+    for settings in models.glob("*settings.json"):
+        settings.unlink()
     torch.manual_seed(0)
     torch.save(AutoencoderVQ().state_dict(), models / "model.pt")
     prior = GatedPixelCNN(spatial_size=8, channels=8, num_layers=2, position_logits=True)

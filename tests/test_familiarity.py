@@ -33,7 +33,7 @@ def read(models: Path, name: str) -> dict[str, Any]:
 
 
 def test_reference_of_weights_and_the_warning(
-    small_run: Path, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small_run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     written = {name: read(run / "models", name) for name in FILES}
@@ -42,7 +42,7 @@ def test_reference_of_weights_and_the_warning(
         (run / "models" / name).write_text(json.dumps(content), encoding="utf-8")
     words = ["--dataset_dir", str(phantom), "--output_dir", str(run), "--device", "cpu", "--overwrite"]
     assert main(["evaluate", *words, "--split", "validate", "--write_reference", "true"]) == 0
-    assert "unlike those of the training" not in caplog.text
+    assert "unlike those of the training" not in capsys.readouterr().err
     for name in FILES:
         found = read(run / "models", name)
         assert set(found) == set(written[name])
@@ -51,8 +51,7 @@ def test_reference_of_weights_and_the_warning(
         narrow = {metric: [1000.0, 1000.0, 1000.0] if metric == "ssim" else [0.0] * 3 for metric in found["reference"]}
         (run / "models" / name).write_text(json.dumps({**found, "reference": narrow}), encoding="utf-8")
     for command, bits in (("reconstruct", "bits a code by position"), ("evaluate", "bits a code")):
-        caplog.clear()
         assert main([command, *words]) == 0
-        (line,) = [message for message in caplog.messages if "unlike those of the training" in message]
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "unlike those of the training" in line]
         assert "median SSIM 0." in line
         assert f"; {bits} " in line

@@ -71,6 +71,7 @@ def test_vqprior_commands_of_documents_parse() -> None:
     assert len(commands) >= 6
     tuned = ["train.json", "train_prior.json", "fine_tune.json"]
     stacks = (["train.json"], ["train.json", "train_prior.json"], tuned, ["inference.json", "sample.json"])
+    stacks += (["train.json", "train_prior.json", "evaluate.json"],)
     configs = [load_configs(bundle_root(), stack) for stack in stacks]
     for command in commands:
         words = ["1" if word in ("DIR", "FILE") else word for word in shlex.split(command)[1:]]
@@ -88,7 +89,7 @@ def test_configurations_of_documents_exist() -> None:
         for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
             outputs = {"metrics.json", "settings.json", "prior_settings.json", "metadata.json", "phantom.json"}
             outputs |= {"samples.json", "completions.json", "volumes.json", "prepare.json", "splits.json", "gpu.json"}
-            outputs |= {"large_files.json", "inference_autoencoder.json"}
+            outputs |= {"large_files.json", "inference_autoencoder.json", "validate.json"}
             outputs |= {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
             assert name in outputs or (ROOT / "bundle" / "configs" / name).is_file(), f"{document}: {name}"
 

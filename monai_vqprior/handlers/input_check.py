@@ -71,7 +71,7 @@ class ValidationReference:
         """Write, when the weights of this validation are the best so far."""
         if float(engine.state.metrics[self.best.metric]) != self.best.best or idist.get_rank() != 0:
             return
-        values: dict[str, torch.Tensor] = dict(engine.state.metric_details)
+        values: dict[str, torch.Tensor] = dict(getattr(engine.state, "metric_details", {}))
         if self.prior is not None and self.grids is not None:
             values |= position_bits(position_table(unwrap(self.prior).state_dict()), self.grids)
         write_reference(self.path, values)
@@ -115,7 +115,7 @@ class InputCheck:
 
     def __call__(self, engine: Engine) -> None:
         """Compare, and warn in one line."""
-        values: dict[str, torch.Tensor] = dict(engine.state.metric_details)
+        values: dict[str, torch.Tensor] = dict(getattr(engine.state, "metric_details", {}))
         if self._bits:
             values[POSITION_BITS] = torch.cat(self._bits)
         told = unlike(values, self.reference)
