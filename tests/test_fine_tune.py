@@ -22,6 +22,7 @@ from small import ON_CPU, words
 from monai_vqprior.bundles import copy_bundle
 from monai_vqprior.cli import main
 from monai_vqprior.data import write_phantom
+from monai_vqprior.runs import load_pretrained
 
 pytestmark = pytest.mark.integration
 
@@ -97,6 +98,16 @@ def test_weights_that_are_missing_or_do_not_fit(
     ]:
         assert tune(given, phantom, tmp_path / "run", *more) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_autoencoder_has_no_conditions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those beside its weights are of the prior."""
+    network = torch.nn.Linear(2, 2)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    condition = {"name": "age", "mean": 50.0, "std": 20.0}
+    (tmp_path / "prior_settings.json").write_text(json.dumps({"conditions": [condition]}), encoding="utf-8")
+    load_pretrained(network, tmp_path / "model.pt", {"spatial_size": 32})
+    assert capsys.readouterr().out == ""
 
 
 def test_slices_of_another_size_and_a_condition(

@@ -41,7 +41,7 @@ def load_pretrained(
     Args:
         network: the network.
         path: a state dictionary, or a checkpoint that holds one under ``model``, with its settings beside it.
-        settings: the settings of this training, of which ``conditions`` counts.
+        settings: the settings of this training, of which ``conditions`` counts; an autoencoder has none.
 
     Returns:
         the network.
@@ -56,8 +56,8 @@ def load_pretrained(
     changes = sorted({_resampled(size, own[key].shape[2:]) for key, size in sizes.items()})
     found = settings_beside(Path(path).parent, PRIOR_SETTINGS)
     before = [] if found is None else read_settings(found, codebooks=None).get("conditions", [])
-    now = list((settings or {}).get("conditions", []))
-    if before != now:
+    now = (settings or {}).get("conditions")
+    if now is not None and before != now:
         weights = transfer_conditions(weights, own, before, now)
         changes += _changed_conditions(before, now)
     set_weights(network, weights, path)
