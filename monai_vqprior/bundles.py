@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -26,7 +28,7 @@ from typing import Any
 from monai_vqprior.config_text import as_config
 from monai_vqprior.errors import InputError
 from monai_vqprior.failures import explain_failure
-from monai_vqprior.files import atomic_path, read_json
+from monai_vqprior.files import atomic_path, read_json, write_text
 from monai_vqprior.outputs import OutputFolder
 from monai_vqprior.overrides import check_overrides
 
@@ -52,6 +54,9 @@ _ZOO_FILES = (
     "models/prior.pt",
 )
 _ZOO_BYTES = 25_000_000
+#: bytes of a file that the zoo takes in a pull request, and its list of those that are larger.
+_ZOO_PULL_BYTES = 2**20
+_ZOO_LIST = "large_files.json"
 
 
 def bundle_root(given: str | None = None) -> Path:
@@ -81,17 +86,21 @@ def copy_bundle(output: str, given: str | None = None, overwrite: bool = False) 
     return target
 
 
-def pack_bundle(output: str, given: str | None = None, overwrite: bool = False) -> Path:
+def pack_bundle(output: str, given: str | None = None, overwrite: bool = False, weights_url: str | None = None) -> Path:
     """
     Copy the bundle as a pull request to MONAI's model zoo takes it, and write the same as a zip file beside the copy.
 
     The name of the folder is the name of the bundle. The zip file has the name that the zoo and ``monai.bundle.load``
     give it, and the same bytes whenever it is written from the same files.
 
+    The zoo's own hooks refuse files of more than 1 MiB in a pull request: it takes a list of them, with the addresses
+    where they are published. With ``weights_url`` the folder has this list in their place; the zip file has both.
+
     Args:
         output: a new or empty folder.
         given: the bundle, if not the one that the package carries.
         overwrite: whether to copy over what is in the folder.
+        weights_url: the address below which the large files are published, under their names in the bundle.
 
     Returns:
         the zip file, ``{output}_v{version}.zip``.
@@ -104,14 +113,35 @@ def pack_bundle(output: str, given: str | None = None, overwrite: bool = False) 
     _check_for_zoo(root)
     version = _version(root / "configs" / "metadata.json")
     target = copy_bundle(output, given, overwrite).absolute()
+    contents = {name.as_posix(): (root / name).read_bytes() for name in _files(root)}
+    if weights_url is not None:
+        large = {name: content for name, content in contents.items() if len(content) > _ZOO_PULL_BYTES}
+        contents[_ZOO_LIST] = _large_files(large, weights_url).encode()
+        write_text(target / _ZOO_LIST, contents[_ZOO_LIST].decode())
+        for name in large:
+            (target / name).unlink()
     archive = target.with_name(f"{target.name}_v{version}.zip")
     with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
-        for name in _files(root):
+        for name, content in contents.items():
             # With neither the time nor the permissions of the file, which are this machine's.
-            entry = zipfile.ZipInfo(f"{target.name}/{name.as_posix()}")
+            entry = zipfile.ZipInfo(f"{target.name}/{name}")
             entry.external_attr = 0o644 << 16
-            file.writestr(entry, (root / name).read_bytes(), zipfile.ZIP_DEFLATED)
+            file.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return archive
+
+
+def _large_files(files: Mapping[str, bytes], url: str) -> str:
+    """The zoo's list of large files: where each is published, and the hash of its content."""
+    listed = [
+        {
+            "path": name,
+            "url": f"{url.rstrip('/')}/{name}",
+            "hash_val": hashlib.sha256(content).hexdigest(),
+            "hash_type": "sha256",
+        }
+        for name, content in files.items()
+    ]
+    return json.dumps({"large_files": listed}, indent=4) + "\n"
 
 
 def _files(root: Path) -> list[Path]:

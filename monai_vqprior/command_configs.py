@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from typing import Any
 
 from monai_vqprior.bundles import load_configs
 from monai_vqprior.overrides import unknown_argument
+from monai_vqprior.values import is_expression
 
 __all__ = [
     "AUTOENCODER",
@@ -151,6 +153,8 @@ class _Places:
         self.run = Path(given.get("output_dir", "output")) / "models"
         if stack.fine_tunes:
             self.autoencoder = self.prior = [beside("pretrained", shipped), shipped]
+            if stack.trains == PRIOR:  # on the codes of the autoencoder of the run, where there is one
+                self.autoencoder = [beside("ckpt", self.run), self.run, *self.prior]
         else:
             self.autoencoder = [beside("ckpt", self.run), self.run, shipped]
             self.prior = [beside("ckpt_prior", self.run), self.autoencoder[0], shipped]
@@ -177,6 +181,10 @@ def _settings_of_networks(
     if stack.fine_tunes:  # with other data than that of the weights: its splits are those of this run
         of_run = saved_settings([places.run], [places.run], config, owners, codebooks)
         settings = {key: value for key, value in settings.items() if key not in _OF_DATA}
+        if "prior_sketch_block" in settings:
+            of_weights = saved_settings(places.prior, places.prior, config, owners, codebooks)
+            sizes = [told.get("spatial_size", config["spatial_size"]) for told in (of_weights, {**settings, **given})]
+            settings["prior_sketch_block"] = _block_at(settings["prior_sketch_block"], *sizes)
         if resumed or stack.trains == PRIOR:
             settings |= {key: value for key, value in of_run.items() if key in _OF_DATA}
     if stack.trains is not None:
@@ -187,6 +195,14 @@ def _settings_of_networks(
             if stack.trains == PRIOR and not stack.fine_tunes:
                 settings = {key: value for key, value in settings.items() if key not in owners.prior}
     return settings
+
+
+def _block_at(block: int, before: Any, now: Any) -> int:
+    """The block of a sketch for slices of another size, so that a code of the sketch means as much of the brain."""
+    if is_expression(before) or is_expression(now):
+        return block
+    largest = [max(size) if isinstance(size, list) else size for size in (before, now)]
+    return 2 * math.ceil(block * largest[1] / largest[0] / 2)
 
 
 def saved_settings(
@@ -212,7 +228,7 @@ def saved_settings(
     Raises:
         InputError: when a file cannot be read, or holds more than data.
     """
-    from monai_vqprior.runs import AUTOENCODER_SETTINGS, PRIOR_SETTINGS
+    from monai_vqprior.runs import AUTOENCODER_SETTINGS, PRIOR_SETTINGS, SINGLE_SLICES
 
     found = _first_settings(folders, AUTOENCODER_SETTINGS, owners.all, codebooks)
     found_prior = _first_settings(prior_folders, PRIOR_SETTINGS, owners.all, codebooks)
@@ -222,6 +238,8 @@ def saved_settings(
     if "prior_layers" in prior:
         prior = {**_BEFORE, **prior}
     settings = {**of_data, **own, **prior}
+    # Some of these a configuration reads beside the weights itself: it need not be told what most priors have.
+    config = {**config, **{key: value for key, value in SINGLE_SLICES.items() if is_expression(config.get(key))}}
     told = {**config, **settings}
     return {key: value for key, value in settings.items() if key in config and _value(config[key], told) != value}
 

@@ -186,6 +186,11 @@ NUMBER = Kind("a finite number", _is_number)
 TEXT = Kind("text that is not empty", lambda value: isinstance(value, str) and _is_text(value))
 #: the path of a file or folder, as text or an object.
 PATH = Kind("a path that is not empty", lambda value: isinstance(value, (str, os.PathLike)) and _is_path(str(value)))
+#: an address on the web.
+URL = Kind(
+    "an address that begins with https://",
+    lambda value: isinstance(value, str) and re.fullmatch(r"https://[^\s\"\\]+", value) is not None,
+)
 #: the name of a device, or PyTorch's own object, which is recognized by its name: to import PyTorch takes seconds.
 DEVICE = Kind(
     "a device, such as cpu or cuda:0", lambda value: TEXT.accepts(value) or type(value).__qualname__ == "device"
@@ -276,6 +281,7 @@ SETTINGS: dict[str, Kind] = {
     "image": PATH,
     "mask": PATH,
     "overwrite": FLAG,
+    "write_reference": FLAG,
     "resume": FLAG,
     "skip_bad": FLAG,
     "save_slices": FLAG,

@@ -27,7 +27,7 @@ import monai_vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.errors import input_error_in
 from monai_vqprior.files import write_png
-from monai_vqprior.runs import fingerprint
+from monai_vqprior.runs import SINGLE_SLICES, fingerprint
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS
 
@@ -102,9 +102,16 @@ def test_network_definitions_agree() -> None:
             definition = dict(definition)
             assert definition.pop(key) == value
         assert definition == sample[part]
-    for key in (*SMALL_PRIOR, "conditions", "neighbor_context"):
+    for key in SMALL_PRIOR:
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
+    # What the data makes of a prior, the configurations that use one read beside its weights.
+    for key, value in SINGLE_SLICES.items():
+        assert key in prior["settings"]
+        assert prior.get(key, value) == value
+        assert parser("sample_volumes")[key] == f"$@prior_settings['{key}']"
+    for key in ("conditions", "neighbor_context", "given_context"):
+        assert sample[key] == parser("evaluate")[key] == f"$@prior_settings['{key}']"
 
 
 OVERLAYS = [(stack, overlay) for stack in ("train", "train_prior") for overlay in ("fine_tune", "multi_gpu_train")]
@@ -191,7 +198,10 @@ def test_zoo_properties(workflow_type: str, trained: Path, phantom: Path) -> Non
 def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
     weights = torch.load(trained / "models" / "model.pt", weights_only=True)
     of_data = {"split_by": "subject", "subject_pattern": None}
-    assert json.loads((trained / "models" / "settings.json").read_text()) == {
+    told = json.loads((trained / "models" / "settings.json").read_text())
+    low, middle, high = told.pop("reference")["ssim"]
+    assert low <= middle <= high < 1
+    assert told == {
         **{key: SMALL[key] for key in ("spatial_size", "channels", "num_embeddings", "embedding_dim")},
         "max_value": 255,
         "patch_size": 4,
@@ -203,7 +213,9 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         },
         **of_data,
     }
-    assert json.loads((trained / "models" / "prior_settings.json").read_text()) == {
+    told = json.loads((trained / "models" / "prior_settings.json").read_text())
+    assert set(told.pop("reference")) == {"bits_per_code", "bits_per_code_by_position"}
+    assert told == {
         "autoencoder_weights": fingerprint(weights),
         **SMALL_PRIOR,
         "conditions": [],
@@ -278,7 +290,7 @@ def test_reconstruct_and_sample(trained: Path, phantom: Path) -> None:
 
 
 def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:
-    """What ``vqprior`` does with conditions, by MONAI's command: names are fitted anew, or settings are passed on."""
+    """What ``vqprior`` does with conditions, by MONAI's command: names are fitted, and read beside the weights."""
     options = {**SMALL, **SMALL_PRIOR, "ckpt": trained / "models" / "model.pt"}
     conditions = "[ventricle_size,slice]"
     printed = monai_run(
@@ -287,7 +299,7 @@ def test_conditions(trained: Path, phantom: Path, tmp_path: Path) -> None:
     assert "conditions: ventricle_size (mean" in printed
     settings = json.loads((tmp_path / "output" / "models" / "prior_settings.json").read_text())
     assert [condition["name"] for condition in settings["conditions"]] == ["ventricle_size", "slice"]
-    options |= {"conditions": settings["conditions"], "condition": "slice=0.5,ventricle_size=0.9"}
+    options |= {"condition": "slice=0.5,ventricle_size=0.9"}
     monai_run("sample", tmp_path, num_samples=1, tile_size=1, **options)
     assert len(list((tmp_path / "output" / "samples").iterdir())) == 1
 

@@ -22,6 +22,7 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from monai_vqprior.bundles import copy_bundle
 from monai_vqprior.cli import main
 from monai_vqprior.files import write_png
 from monai_vqprior.networks import AutoencoderVQ
@@ -392,12 +393,20 @@ def test_phantom_prepare_and_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "is not empty" in fails(capsys, "bundle", "--output", tmp_path / "copy")
 
 
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo, as short as it gets: it ends with the mean SSIM of the test split."""
+def test_demo(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo, as short as it gets: it ends with samples of the bundle and the mean SSIM of the test split."""
+    bundle = copy_bundle(str(tmp_path / "bundle"))
+    for name in ("model.pt", "prior.pt", "settings.json", "prior_settings.json"):
+        shutil.copy(run / "models" / name, bundle / "models")
     words = ["demo", "--output_dir", str(tmp_path / "demo"), "--subjects", "3", "--max_minutes", "0.005"]
+    words += ["--bundle", str(bundle)]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert printed.count("$ python -m monai.bundle run") == 6
+    assert printed.count("$ python -m monai.bundle run") == 7
+    shipped = tmp_path / "demo" / "shipped"
+    assert f"those of the phantom: {shipped / 'samples.png'}" in printed.splitlines()[-2]
+    with Image.open(shipped / "samples" / "sample_00000.png") as sample:
+        assert sample.size == (32, 32)  # of the bundle; the demo's own are of 128 pixels
     assert printed.splitlines()[-1].startswith("mean SSIM of the test split: 0.")
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"metrics.json", "reconstructions.png", "samples.png", "report.html", "samples", "reconstructions"} <= names

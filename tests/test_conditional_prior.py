@@ -78,9 +78,10 @@ def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    """The settings of both networks."""
+    """The settings of both networks, without what the validation slices come to."""
     files = (run / "models" / name for name in ("settings.json", "prior_settings.json"))
-    return {key: value for file in files for key, value in json.loads(file.read_text()).items()}
+    found = {key: value for file in files for key, value in json.loads(file.read_text()).items()}
+    return {key: value for key, value in found.items() if key != "reference"}
 
 
 def networks(run: Path) -> tuple[AutoencoderVQ, GatedPixelCNN]:

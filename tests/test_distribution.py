@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from monai_vqprior import __version__
 from monai_vqprior.bundles import copy_bundle, pack_bundle
@@ -51,7 +53,9 @@ Run = Callable[..., str]
 
 
 def save_weights(models: Path) -> None:
-    """Random weights of the network of the configurations, and of a small prior."""
+    """Random weights of the network of the configurations, and of a small prior, in place of those of the bundle."""
+    for settings in models.glob("*settings.json"):
+        settings.unlink()
     torch.manual_seed(0)
     torch.save(AutoencoderVQ().state_dict(), models / "model.pt")
     prior = GatedPixelCNN(spatial_size=8, channels=8, num_layers=2, position_logits=True)
@@ -203,6 +207,30 @@ def test_the_zip_is_the_folder(source: Path, tmp_path: Path) -> None:
     assert names == folder | {"brain_slices/LICENSE"}
     assert {"brain_slices/models/prior.pt", "brain_slices/configs/logging.conf"} <= names
     assert {name.split("/")[1] for name in names} == {"LICENSE", "configs", "docs", "models"}
+
+
+def test_the_list_of_large_files(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the folder of a pull request in their place, as the zoo reads it; the zip file is whole."""
+    words = ["bundle", "--bundle", str(source / "bundle"), "--output", str(tmp_path / "brain_slices")]
+    assert main([*words, "--weights_url", "https://example.org/w/"]) == 2
+    assert "--weights_url is for MONAI's model zoo: pass --zoo with it" in capsys.readouterr().err
+    assert main([*words, "--zoo", "--weights_url", "http://example.org"]) == 2
+    assert "must be an address that begins with https://" in capsys.readouterr().err
+    assert main([*words, "--zoo", "--weights_url", "https://example.org/w/"]) == 0
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "brain_slices" / "large_files.json")
+    listed = parser.get()["large_files"]
+    large = [name for name in ("model.pt", "prior.pt") if (source / "bundle/models" / name).stat().st_size > 2**20]
+    assert large
+    assert [file["path"] for file in listed] == [f"models/{name}" for name in large]
+    for file in listed:
+        content = (source / "bundle" / file["path"]).read_bytes()
+        assert file["url"] == f"https://example.org/w/{file['path']}"
+        assert (file["hash_type"], file["hash_val"]) == ("sha256", hashlib.sha256(content).hexdigest())
+        assert not (tmp_path / "brain_slices" / file["path"]).exists()
+    names = names_in(tmp_path / f"brain_slices_v{__version__}.zip")
+    assert {f"brain_slices/models/{name}" for name in large} | {"brain_slices/large_files.json"} <= names
+    assert all(path.stat().st_size <= 2**20 for path in (tmp_path / "brain_slices").rglob("*.*"))
 
 
 @pytest.mark.parametrize("name", ["models/prior.pt", "docs/data_license.txt"])

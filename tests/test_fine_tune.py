@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from small import ON_CPU, words
 
 from monai_vqprior.bundles import copy_bundle
 from monai_vqprior.cli import main
+from monai_vqprior.data import write_phantom
+from monai_vqprior.runs import load_pretrained
 
 pytestmark = pytest.mark.integration
 
@@ -97,12 +100,31 @@ def test_weights_that_are_missing_or_do_not_fit(
         assert message in capsys.readouterr().err
 
 
-def test_a_prior_of_another_size_is_refused_before_the_first_stage(
-    bundle: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_autoencoder_has_no_conditions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those beside its weights are of the prior."""
+    network = torch.nn.Linear(2, 2)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    condition = {"name": "age", "mean": 50.0, "std": 20.0}
+    (tmp_path / "prior_settings.json").write_text(json.dumps({"conditions": [condition]}), encoding="utf-8")
+    load_pretrained(network, tmp_path / "model.pt", {"spatial_size": 32})
+    assert capsys.readouterr().out == ""
+
+
+def test_slices_of_another_size_and_a_condition(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tune(bundle, phantom, tmp_path / "out", "--spatial_size", "16") == 2
-    message = capsys.readouterr().err
-    assert "prior.pt is of slices of 32 pixels, not 16" in message
-    assert "--stage vqvae" in message
-    assert not (tmp_path / "out").exists()
-    assert tune(bundle, phantom, tmp_path / "out", "--spatial_size", "[32,32]") == 0  # the size of the prior
+    """The bundle knows slices of 32 pixels and no condition. With a learning rate of 0 the rest is what it was."""
+    data = write_phantom(tmp_path / "data", 4, num_slices=2, size=64, progress=False)
+    more = ["--spatial_size", "64", "--conditions", "[slice]", "--learning_rate", "0"]
+    assert tune(bundle, data, tmp_path, *more) == 0
+    printed = capsys.readouterr().out
+    assert "learned for 8 x 8 positions is resampled to 16 x 16; new conditions slice" in printed
+    before, after = weights(bundle, "prior.pt"), weights(tmp_path, "prior.pt")
+    for key in ("code_prior.position", "code_prior.position_logits"):
+        halved = torch.nn.functional.interpolate(before[key].float(), scale_factor=2, mode="bilinear")
+        torch.testing.assert_close(after[key].float(), halved, atol=1e-2, rtol=0)
+    assert torch.equal(after["sketch_prior.position"], before["sketch_prior.position"])  # blocks of 8 codes, not 4
+    assert torch.equal(after["code_prior.head.3.weight"], before["code_prior.head.3.weight"])
+    settings = json.loads((tmp_path / "models" / "prior_settings.json").read_text(encoding="utf-8"))
+    assert settings["prior_sketch_block"] == 8
+    assert [condition["name"] for condition in settings["conditions"]] == ["slice"]

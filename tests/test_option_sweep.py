@@ -53,8 +53,8 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("pattern condition masks", ["a=b", "*.nii", "None"], ["", " ", "\0"]),
     ("split", ["train", "validate", "test", "all"], ["", "tests", "Train", "0", "None", "['train']"]),
     (
-        "overwrite resume skip_bad save_slices nifti amp smaller_is_better prior_skip_connections bias_correction "
-        "prior_position_logits neighbor_context",
+        "overwrite write_reference resume skip_bad save_slices nifti amp smaller_is_better prior_skip_connections "
+        "bias_correction prior_position_logits neighbor_context",
         ["true", "False", "TRUE"],
         _NO_FLAGS,
     ),

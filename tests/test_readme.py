@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import monai_vqprior
 from monai_vqprior.bundles import bundle_root, load_configs
@@ -70,6 +71,7 @@ def test_vqprior_commands_of_documents_parse() -> None:
     assert len(commands) >= 6
     tuned = ["train.json", "train_prior.json", "fine_tune.json"]
     stacks = (["train.json"], ["train.json", "train_prior.json"], tuned, ["inference.json", "sample.json"])
+    stacks += (["train.json", "train_prior.json", "evaluate.json"],)
     configs = [load_configs(bundle_root(), stack) for stack in stacks]
     for command in commands:
         words = ["1" if word in ("DIR", "FILE") else word for word in shlex.split(command)[1:]]
@@ -87,8 +89,19 @@ def test_configurations_of_documents_exist() -> None:
         for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
             outputs = {"metrics.json", "settings.json", "prior_settings.json", "metadata.json", "phantom.json"}
             outputs |= {"samples.json", "completions.json", "volumes.json", "prepare.json", "splits.json", "gpu.json"}
+            outputs |= {"large_files.json", "inference_autoencoder.json", "validate.json"}
             outputs |= {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
             assert name in outputs or (ROOT / "bundle" / "configs" / name).is_file(), f"{document}: {name}"
+
+
+def test_pictures_of_documents_are_small() -> None:
+    """In one channel, and no larger than the model zoo takes a file."""
+    pictures = [path for folder in ("docs/pictures", "bundle/docs") for path in (ROOT / folder).glob("*.png")]
+    assert pictures
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.mode in ("L", "P", "1"), path.name
+        assert path.stat().st_size <= 2**20, path.name
 
 
 def test_readme_is_short() -> None:

@@ -33,6 +33,7 @@ from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 from monai_vqprior.prepare_arguments import Preparation
 from monai_vqprior.report import code_baselines, summarize, write_samples
 from monai_vqprior.report.reconstructed_volumes import COLUMNS
+from monai_vqprior.runs import REFERENCE
 from monai_vqprior.transforms import LoadSliced
 from monai_vqprior.values import SETTINGS, is_expression
 
@@ -132,7 +133,8 @@ def test_every_option_of_every_command_has_a_row() -> None:
 
 def test_fields_of_settings() -> None:
     expected = {key for name in ("train", "train_prior") for key in CONFIGS[name]["settings"]}
-    assert fields("settings.json and prior_settings.json") == expected
+    # Written when there are weights, and no setting of a configuration.
+    assert fields("settings.json and prior_settings.json") == expected | {REFERENCE}
 
 
 def test_fields_of_splits(phantom: Path, tmp_path: Path) -> None:

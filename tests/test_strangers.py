@@ -21,16 +21,18 @@ import pytest
 
 from monai_vqprior import cli
 from monai_vqprior.bundles import bundle_root, copy_bundle
+from monai_vqprior.runs import SINGLE_SLICES
 
 pytestmark = pytest.mark.integration
 
 # Weights of a stranger with settings beside them that are more than data, through every command that reads settings.
 
 MODELS = bundle_root() / "models"
-#: of both networks in one file, as earlier versions wrote it.
+#: of both networks in one file, as earlier versions wrote it; a prior of single slices, whatever the bundle has.
 SETTINGS: dict[str, Any] = {
     **json.loads((MODELS / "settings.json").read_text(encoding="utf-8")),
     **json.loads((MODELS / "prior_settings.json").read_text(encoding="utf-8")),
+    **SINGLE_SLICES,
 }
 EMA = "monai_vqprior.networks.EMACodebook"
 FSQ = "monai_vqprior.networks.FSQCodebook"
@@ -133,6 +135,8 @@ VALUES: list[dict[str, Any]] = [
         ("patch_size", 4.5), ("num_embeddings", 1), ("num_embeddings", "512"), ("embedding_dim", None),
         ("prior_kernel_size", 4), ("prior_skip_connections", "yes"), ("prior_position_logits", 1), ("conditions", {}),
         ("conditions", ["age"]), ("conditions", [{"name": "a", "mean": 0, "std": 0}]), ("autoencoder_weights", 3),
+        ("reference", []), ("reference", {"ssim": 0.9}), ("reference", {"ssim": [0, CODE, 1]}),
+        ("reference", {CODE: [0, 1, 2]}), ("reference", {"ssim": [0, 1, 1e9]}), ("reference", {"ssim": CALL}),
         ("conditions", [{"name": "a", "classes": ["b"]}] * 2), ("conditions", [{"name": 3, "classes": ["b"]}]),
         ("autoencoder_weights", "../../../x"), ("codebook", None),
     )

@@ -21,9 +21,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.bundle import create_workflow
 from PIL import Image
-from small import ON_CPU, QUICK, words
+from small import AUTOENCODER, ON_CPU, PRIOR, QUICK, words
 
+from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli import main
 from monai_vqprior.data import Conditions, SliceFolder
 from monai_vqprior.errors import InputError
@@ -85,6 +87,21 @@ def test_volumes_and_single_slices(run: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(volumes(tmp_path / "workers")[name], longer[name]) for name in longer)
     assert sample(run, tmp_path, "--num_samples", "2", "--condition", "slice=0.5") == 0
     assert len(list((tmp_path / "samples").iterdir())) == 2
+
+
+@pytest.mark.integration
+def test_monais_command_reads_what_the_data_has_made_of_the_prior(run: Path, tmp_path: Path) -> None:
+    """Neither the context nor the condition nor the number of slices is told; sizes of networks are."""
+    root = bundle_root()
+    create_workflow(
+        config_file=[str(root / "configs" / f"{name}.json") for name in ("inference", "sample", "sample_volumes")],
+        workflow_type="train", logging_file=False, bundle_root=str(root), models_dir=str(run / "models"),
+        output_dir=str(tmp_path), num_volumes=2, tile_size=2, **ON_CPU, **AUTOENCODER, **PRIOR,
+    ).run()  # fmt: skip
+    assert sample(run, tmp_path / "ours", "--num_volumes", "2") == 0
+    ours, found = volumes(tmp_path / "ours"), volumes(tmp_path)
+    assert set(found) == set(ours)
+    assert all(np.array_equal(found[name], ours[name]) for name in ours)
 
 
 @pytest.mark.integration

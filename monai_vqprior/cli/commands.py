@@ -101,8 +101,10 @@ def _phantom(options: argparse.Namespace) -> None:
 
 
 def _bundle(options: argparse.Namespace) -> None:
+    if options.weights_url is not None and not options.zoo:
+        raise InputError("--weights_url is for MONAI's model zoo: pass --zoo with it.")
     if options.zoo:
-        archive = pack_bundle(options.output, options.bundle, options.overwrite)
+        archive = pack_bundle(options.output, options.bundle, options.overwrite, options.weights_url)
         print(f"bundle for the model zoo written to {options.output} and {archive}")
     else:
         print(f"bundle copied to {copy_bundle(options.output, options.bundle, options.overwrite)}")

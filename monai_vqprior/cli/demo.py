@@ -15,14 +15,15 @@ import argparse
 import json
 from pathlib import Path
 
+from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli.running import run
-from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS
+from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS, WEIGHTS
 
 __all__ = ["demo"]
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Phantom, both stages, reconstructions, samples, neighbors, evaluation and report, in one process."""
+    """Every command on a phantom cohort, in one process, and samples of the weights in the bundle."""
     from monai_vqprior.data import write_phantom
     from monai_vqprior.report import write_report
 
@@ -39,5 +40,17 @@ def demo(options: argparse.Namespace) -> None:
     run(options, STACKS["neighbors"], **on_data)
     run(options, STACKS["evaluate"], **on_data)
     write_report(output)
+    _sample_shipped(options, output / "shipped")
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     print(f"mean SSIM of the test split: {metrics['ssim']:.4f}")
+
+
+def _sample_shipped(options: argparse.Namespace, output: Path) -> None:
+    """Ten samples of the weights in the bundle, where it has any; those of the demo were trained for minutes."""
+    models = bundle_root(options.bundle) / "models"
+    weights = {key: models / WEIGHTS[stage] for key, stage in (("ckpt", AUTOENCODER), ("ckpt_prior", PRIOR))}
+    if not all(path.is_file() for path in weights.values()):
+        return
+    named = {key: str(path) for key, path in weights.items()}
+    run(options, STACKS["sample"], output_dir=str(output.absolute()), overwrite=options.overwrite, **named)
+    print(f"samples of the weights in the bundle, beside those of the phantom: {output / 'samples.png'}")

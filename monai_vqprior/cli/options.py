@@ -26,6 +26,7 @@ from monai_vqprior.values import (
     PATH,
     PHANTOM,
     SETTINGS,
+    URL,
     Kind,
     choice,
     is_expression,
@@ -325,6 +326,8 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check the bundle for MONAI's model zoo, and write a zip file beside the folder",
     )
+    about = "address of the published large files, which large_files.json then lists in their place"
+    _value(command, "weights_url", URL, about, metavar="URL")
 
 
 def _add_demo(command: argparse.ArgumentParser) -> None:

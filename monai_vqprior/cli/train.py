@@ -15,7 +15,6 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from monai_vqprior.bundles import bundle_root, check_configs, load_configs
 from monai_vqprior.cli.options import STAGE_NAMES, STAGES
@@ -23,7 +22,6 @@ from monai_vqprior.cli.running import given, run
 from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS, WEIGHTS, Stack, resolve, train_stacks
 from monai_vqprior.errors import AlreadyDoneError, InputError, input_error_in
 from monai_vqprior.overrides import check_overrides
-from monai_vqprior.values import is_expression
 
 __all__ = ["train"]
 
@@ -59,9 +57,7 @@ def _check_train(options: argparse.Namespace, stacks: Mapping[str, Stack]) -> No
     """Refuse what a stage would refuse too, after the hours of the stage before."""
     root = bundle_root(options.bundle)
     if options.fine_tune:
-        size = getattr(options, "override.spatial_size", None)
-        size = None if is_expression(size) else size
-        _check_pretrained(list(stacks), root, options.overrides.get("pretrained"), size)
+        _check_pretrained(list(stacks), root, options.overrides.get("pretrained"))
     if len(stacks) > 1:
         if getattr(options, "override.ckpt", None) is not None:
             raise InputError("--ckpt names an autoencoder that is trained already: pass --stage prior with it.")
@@ -82,23 +78,11 @@ def _must_begin_anew(models: Path) -> bool:
     return weights.is_file() and has_other_codes(settings_beside(models, PRIOR_SETTINGS), read_weights(weights))
 
 
-def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None, spatial_size: Any) -> None:
-    """
-    Refuse to start from weights that are missing or of another size, before anything is written or trained.
-    """
-    from monai.utils import ensure_tuple_rep
-
-    from monai_vqprior.runs import find_checkpoint, read_settings, settings_beside
+def _check_pretrained(stages: Sequence[str], root: Path, pretrained: str | None) -> None:
+    """Refuse to start from weights that are missing, before anything is written or trained."""
+    from monai_vqprior.runs import find_checkpoint
 
     if pretrained is not None and len(stages) > 1:
         raise InputError("--pretrained names the weights of one network: pass --stage vqvae or --stage prior with it.")
     for stage in stages:
-        weights = find_checkpoint(WEIGHTS[stage], [root / "models"], pretrained, "pretrained")
-        settings = None if weights is None else settings_beside(weights.parent)
-        if stage == PRIOR and spatial_size is not None and settings is not None:
-            trained = read_settings(settings, codebooks=None).get("spatial_size", spatial_size)
-            if ensure_tuple_rep(trained, 2) != ensure_tuple_rep(spatial_size, 2):
-                raise InputError(
-                    f"the prior in {weights} is of slices of {trained} pixels, not {spatial_size}, and cannot be "
-                    "fine-tuned to them: pass --fine_tune --stage vqvae, then --stage prior without --fine_tune."
-                )
+        find_checkpoint(WEIGHTS[stage], [root / "models"], pretrained, "pretrained")

@@ -17,6 +17,7 @@ from monai_vqprior.handlers.cosine_budget import CosineBudget, cosine_factor
 from monai_vqprior.handlers.early_stop import EarlyStop
 from monai_vqprior.handlers.final_validation import FinalValidation
 from monai_vqprior.handlers.finite_steps import FiniteSteps
+from monai_vqprior.handlers.input_check import InputCheck, ValidationReference
 from monai_vqprior.handlers.last_state import LastState
 from monai_vqprior.handlers.metric_handlers import (
     SSIM,
@@ -42,11 +43,13 @@ __all__ = [
     "EarlyStop",
     "FinalValidation",
     "FiniteSteps",
+    "InputCheck",
     "LastState",
     "MultiScaleSSIM",
     "ReconstructionWriter",
     "StepSeeds",
     "TrainingProgress",
+    "ValidationReference",
     "comparison",
     "contact_sheet",
     "cosine_factor",

@@ -14,6 +14,7 @@ from __future__ import annotations
 from monai_vqprior.metrics.bootstrap import Interval, bootstrap_interval, subject_rows
 from monai_vqprior.metrics.codes import (
     BitsPerCodeMetric,
+    bits_at_positions,
     count_codes,
     histogram_bits,
     perplexity,
@@ -31,6 +32,7 @@ __all__ = [
     "FittingMSSSIMMetric",
     "Interval",
     "MaskedSSIMMetric",
+    "bits_at_positions",
     "bootstrap_interval",
     "count_codes",
     "histogram_bits",

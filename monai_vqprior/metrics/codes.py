@@ -21,6 +21,7 @@ from monai_vqprior.metrics.reduction import reduce_or_nan
 
 __all__ = [
     "BitsPerCodeMetric",
+    "bits_at_positions",
     "count_codes",
     "histogram_bits",
     "perplexity",
@@ -117,8 +118,21 @@ def position_histogram_bits_of(
     train: torch.Tensor, test: torch.Tensor, num_embeddings: int, pseudo_count: float = 64.0
 ) -> torch.Tensor:
     """The bits a code of :func:`position_histogram_bits` of each test grid, (M,) float64."""
-    log_probabilities = position_log_probabilities(train, num_embeddings, pseudo_count).flatten(1)  # (K, P)
-    return -log_probabilities.gather(0, test.flatten(1).long()).mean(1) / math.log(2)
+    return bits_at_positions(position_log_probabilities(train, num_embeddings, pseudo_count), test)
+
+
+def bits_at_positions(log_probabilities: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+    """
+    Bits a code of grids under a histogram of each position.
+
+    Args:
+        log_probabilities: natural logarithms of p(code | position), (K, *grid).
+        grids: code grids (N, *grid).
+
+    Returns:
+        (N,), of the type of the logarithms.
+    """
+    return -log_probabilities.flatten(1).gather(0, grids.flatten(1).long()).mean(1) / math.log(2)
 
 
 class BitsPerCodeMetric(CumulativeIterationMetric):

@@ -22,6 +22,7 @@ from monai_vqprior.networks.hierarchical import HierarchicalPrior, make_prior
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 from monai_vqprior.networks.predictability import unpredicted_share
 from monai_vqprior.networks.sketch import CodeSketch
+from monai_vqprior.networks.transfer import resample_tables, transfer_conditions
 
 __all__ = [
     "AutoencoderVQ",
@@ -39,5 +40,7 @@ __all__ = [
     "RotationTrick",
     "StraightThrough",
     "make_prior",
+    "resample_tables",
+    "transfer_conditions",
     "unpredicted_share",
 ]

@@ -21,6 +21,7 @@ from monai_vqprior.report.metrics import code_baselines, slice_bits, summarize, 
 from monai_vqprior.report.neighbors import read_samples, write_neighbors
 from monai_vqprior.report.page import write_report
 from monai_vqprior.report.reconstructed_volumes import find_cutting, reconstruct_volumes
+from monai_vqprior.report.reference import store_reference
 from monai_vqprior.report.samples import write_samples
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "reconstruct_volumes",
     "slice_bits",
     "statistics_by_subject",
+    "store_reference",
     "summarize",
     "write_audit",
     "write_completions",

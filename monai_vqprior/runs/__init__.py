@@ -25,6 +25,14 @@ from monai_vqprior.runs.checks import (
     checked_settings,
 )
 from monai_vqprior.runs.devices import mixed_precision, select_device
+from monai_vqprior.runs.familiarity import (
+    POSITION_BITS,
+    position_bits,
+    position_table,
+    read_reference,
+    unlike,
+    write_reference,
+)
 from monai_vqprior.runs.inference import InferenceRun, checked_output
 from monai_vqprior.runs.lineage import (
     check_conditions,
@@ -35,11 +43,14 @@ from monai_vqprior.runs.lineage import (
     tell_of_another_autoencoder,
 )
 from monai_vqprior.runs.memory import keep_freed_memory
+from monai_vqprior.runs.pretrained import load_pretrained
+from monai_vqprior.runs.prior_settings import SINGLE_SLICES, find_prior_settings
 from monai_vqprior.runs.prior_start import check_grids, code_vectors, start_prior
 from monai_vqprior.runs.processes import Processes, data_parallel, joined_processes, single_process, start_processes
 from monai_vqprior.runs.settings import (
     AUTOENCODER_SETTINGS,
     PRIOR_SETTINGS,
+    REFERENCE,
     component_config,
     read_settings,
     settings_beside,
@@ -53,6 +64,7 @@ from monai_vqprior.runs.weights import (
     find_checkpoint,
     is_finite,
     load_weights,
+    locate,
     read_checkpoint,
     read_weights,
     unwrap,
@@ -62,7 +74,10 @@ from monai_vqprior.runs.whole_heads import check_whole_heads, head_settings
 
 __all__ = [
     "AUTOENCODER_SETTINGS",
+    "POSITION_BITS",
     "PRIOR_SETTINGS",
+    "REFERENCE",
+    "SINGLE_SLICES",
     "InferenceRun",
     "OutputFolder",
     "PriorTrainingRun",
@@ -89,17 +104,23 @@ __all__ = [
     "component_config",
     "data_parallel",
     "find_checkpoint",
+    "find_prior_settings",
     "fingerprint",
     "has_other_codes",
     "head_settings",
     "is_finite",
     "joined_processes",
     "keep_freed_memory",
+    "load_pretrained",
     "load_weights",
+    "locate",
     "log_settings",
     "mixed_precision",
     "package_versions",
+    "position_bits",
+    "position_table",
     "read_checkpoint",
+    "read_reference",
     "read_settings",
     "read_weights",
     "select_device",
@@ -111,7 +132,9 @@ __all__ = [
     "state_to_resume",
     "tell",
     "tell_of_another_autoencoder",
+    "unlike",
     "unwrap",
     "write_checkpoint",
+    "write_reference",
     "write_settings",
 ]

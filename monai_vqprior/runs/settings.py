@@ -31,6 +31,7 @@ from monai_vqprior.values import PLAIN, SETTINGS, Kind, number, several, whole
 __all__ = [
     "AUTOENCODER_SETTINGS",
     "PRIOR_SETTINGS",
+    "REFERENCE",
     "component_config",
     "read_settings",
     "settings_beside",
@@ -41,6 +42,8 @@ __all__ = [
 AUTOENCODER_SETTINGS = "settings.json"
 #: likewise of a prior. Earlier versions wrote the settings of both networks to one file, ``settings.json``.
 PRIOR_SETTINGS = "prior_settings.json"
+#: what the slices of the validation split came to, beside the weights of either network; no setting of a configuration.
+REFERENCE = "reference"
 
 _CODEBOOKS = {
     f"{module}.{kind.__name__}": kind
@@ -62,6 +65,9 @@ _MOST_CODES = 2**20
 # Numbers in one array of a network that settings describe, and in all of its layers, at most: 1 and 4 GiB in float32.
 _MOST_NUMBERS = 2**28
 _MOST_IN_LAYERS = 2**30
+# A low, a middle and a high value of a metric.
+_RANGE = several(number(-1e6, 1e6), 3, 3)
+_METRICS = ("ssim", "bits_per_code", "bits_per_code_by_position")
 _FINGERPRINT = Kind(
     "16 hexadecimal digits", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 )
@@ -163,6 +169,9 @@ def _check(
     """Refuse settings that are more than data, or not of their kinds, naming their file."""
     try:
         for key, value in settings.items():
+            if key == REFERENCE:
+                _check_reference(value)
+                continue
             if not key.isidentifier() or key.startswith("_") or (keys is not None and key not in keys):
                 raise InputError(f"it has no setting {_short(key)}")
             if key == "codebook":
@@ -213,6 +222,16 @@ def _check_fitted(conditions: Any) -> None:
         raise InputError(f"conditions must be those of a trained prior, got {_short(conditions)}")
     if Conditions(conditions).settings != conditions:
         raise InputError(f"conditions must have names and classes that are text, got {_short(conditions)}")
+
+
+def _check_reference(reference: Any) -> None:
+    """Refuse what is no range of each of some metrics."""
+    if not isinstance(reference, dict):
+        raise InputError(f"{REFERENCE} must be an object, got {_short(reference)}")
+    for name, values in reference.items():
+        if name not in _METRICS:
+            raise InputError(f"its {REFERENCE} knows no {_short(name)}")
+        _check_kind(f"{REFERENCE} {name}", values, _RANGE)
 
 
 def _check_memory(settings: Mapping[str, Any]) -> None:

@@ -30,8 +30,10 @@ __all__ = [
     "find_checkpoint",
     "is_finite",
     "load_weights",
+    "locate",
     "read_checkpoint",
     "read_weights",
+    "set_weights",
     "unwrap",
     "write_checkpoint",
 ]
@@ -47,6 +49,11 @@ def unwrap(network: nn.Module) -> nn.Module:
 def is_finite(network: nn.Module) -> bool:
     """Whether all weights of a network are numbers."""
     return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+
+
+def locate(name: str, folders: Sequence[str | os.PathLike[str]]) -> Path | None:
+    """The file of a name in the first of some folders that has it; None where none has."""
+    return next((path for path in (Path(folder) / name for folder in folders) if path.is_file()), None)
 
 
 def find_checkpoint(
@@ -78,14 +85,11 @@ def find_checkpoint(
             raise InputError(f"{ckpt} does not exist: --{option} takes the path of a checkpoint.")
         return Path(ckpt)
     places = list(dict.fromkeys(str(folder) for folder in folders))
-    for place in places:
-        path = Path(place) / name
-        if path.is_file():
-            if place != places[0]:
-                logger.warning("there is no %s in %s: using %s", name, places[0], path)
-            return path
-    if not required:
-        return None
+    path = locate(name, places)
+    if path is not None and str(path.parent) != places[0]:
+        logger.warning("there is no %s in %s: using %s", name, places[0], path)
+    if path is not None or not required:
+        return path
     raise InputError(f"there is no {name} in {' or '.join(places)}: train first, or give the weights with --{option}.")
 
 
@@ -178,7 +182,23 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     if isinstance(network, torch.jit.ScriptModule):
         logger.warning("the network is TorchScript and has weights of its own: %s is not used", path)
         return network
-    weights = read_weights(path)
+    set_weights(network, read_weights(path), path)
+    logger.info("loaded %s", path)
+    return network
+
+
+def set_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    """
+    Give a network its weights, all of them or none.
+
+    Args:
+        network: the network.
+        weights: its state dictionary.
+        path: where it was read, for error messages.
+
+    Raises:
+        InputError: when it is of another architecture, or infinite where the network is not.
+    """
     own = unwrap(network).state_dict()
     missing = [key for key in own if key not in weights]
     surplus = [key for key in weights if key not in own]
@@ -202,8 +222,6 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         if bool((own[key].cpu().isfinite() & ~weights[key].isfinite()).any()):
             raise _unreadable(path, f"infinity in {key!r}")
     unwrap(network).load_state_dict(weights)
-    logger.info("loaded %s", path)
-    return network
 
 
 def _setting_of(missing: Sequence[str], surplus: Sequence[str]) -> str:

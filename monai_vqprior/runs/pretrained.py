@@ -1,0 +1,79 @@
+# Copyright (c) monai_vqprior contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.nn as nn
+
+from monai_vqprior.files import tell
+from monai_vqprior.networks import resample_tables, transfer_conditions
+from monai_vqprior.runs.settings import PRIOR_SETTINGS, read_settings, settings_beside
+from monai_vqprior.runs.weights import load_weights, read_weights, set_weights, unwrap
+
+__all__ = ["load_pretrained"]
+
+
+def load_pretrained(
+    network: nn.Module, path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """
+    Load the weights that fine-tuning starts from, also those of another grid or of other conditions.
+
+    What a prior has learned for each position is resampled to the grid of the network
+    (:func:`~monai_vqprior.networks.resample_tables`), and its conditions become those of the network
+    (:func:`~monai_vqprior.networks.transfer_conditions`). A line says so. All else must fit.
+
+    Args:
+        network: the network.
+        path: a state dictionary, or a checkpoint that holds one under ``model``, with its settings beside it.
+        settings: the settings of this training, of which ``conditions`` counts; an autoencoder has none.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: when the file cannot be read or is of another architecture.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        return load_weights(network, path)
+    own = unwrap(network).state_dict()
+    weights, sizes = resample_tables(read_weights(path), own)
+    changes = sorted({_resampled(size, own[key].shape[2:]) for key, size in sizes.items()})
+    found = settings_beside(Path(path).parent, PRIOR_SETTINGS)
+    before = [] if found is None else read_settings(found, codebooks=None).get("conditions", [])
+    now = (settings or {}).get("conditions")
+    if now is not None and before != now:
+        weights = transfer_conditions(weights, own, before, now)
+        changes += _changed_conditions(before, now)
+    set_weights(network, weights, path)
+    if changes and idist.get_rank() == 0:
+        tell(f"{path} is brought to this training: {'; '.join(changes)}")
+    return network
+
+
+def _resampled(before: Sequence[int], now: Sequence[int]) -> str:
+    sizes = [" x ".join(map(str, size)) for size in (before, now)]
+    return f"what it has learned for {sizes[0]} positions is resampled to {sizes[1]}"
+
+
+def _changed_conditions(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What becomes of conditions, in words."""
+    names = [[condition["name"] for condition in conditions] for conditions in (before, now)]
+    lost, new = ([name for name in one if name not in other] for one, other in (names, names[::-1]))
+    told = {"the conditions left out": lost, "new conditions": new}
+    return [f"{what} {', '.join(which)}" for what, which in told.items() if which]
