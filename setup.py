@@ -53,6 +53,7 @@ setup(
         "nibabel",
         "scikit-image",
         "jinja2>=3.1",
+        "markupsafe>=2.1",
         "pyyaml",
         "tqdm",
         "fire",

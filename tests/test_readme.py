@@ -86,7 +86,7 @@ def test_vqprior_commands_of_documents_parse() -> None:
 def test_configurations_of_documents_exist() -> None:
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
-        for name in re.findall(r"`?(?:bundle/configs/)?([a-z_]+\.json)", text):
+        for name in re.findall(r"(?<!\.)\b(?:bundle/configs/)?([a-z_]+\.json)", text):
             outputs = {"metrics.json", "settings.json", "prior_settings.json", "metadata.json", "phantom.json"}
             outputs |= {"samples.json", "completions.json", "volumes.json", "prepare.json", "splits.json", "gpu.json"}
             outputs |= {"large_files.json", "inference_autoencoder.json", "validate.json"}

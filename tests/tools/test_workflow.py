@@ -200,7 +200,8 @@ def test_evaluate(bundle: Path, run: Path, phantom: Path, tmp_path: Path) -> Non
     alone.evaluator.run()
     for name in ("ssim", "ssim_brain", "psnr", "codes_used", "bits_per_code"):
         assert metrics[name] == pytest.approx(alone.evaluator.state.metrics[name]), name
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "metrics.csv", "codes"}
+    pictures = {f"metrics_{name}" for name in ("bits.csv", "codes.csv", "codes.png", "sketches.png", "slices.png")}
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "metrics.csv", "codes"} | pictures
 
 
 def test_nested_keys_on_the_command_line(run: Path) -> None:
