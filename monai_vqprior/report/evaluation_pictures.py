@@ -49,7 +49,7 @@ def evaluation_files(path: str | os.PathLike[str]) -> dict[str, str]:
         path: ``metrics.json``.
 
     Returns:
-        absolute paths by what they show: ``slices``, ``codes``, ``counts``, ``bits`` and ``sketches``.
+        the absolute paths, under ``slices``, ``codes``, ``counts``, ``bits`` and ``sketches``.
     """
     base = Path(path).absolute()
     names = {"slices": "slices.png", "codes": "codes.png", "counts": "codes.csv"}

@@ -69,7 +69,7 @@ def position_bits(table: torch.Tensor | None, grids: torch.Tensor) -> dict[str, 
         grids: code grids (N, *grid).
 
     Returns:
-        (N,) under :data:`POSITION_BITS`; nothing without a histogram, or with one of grids of another size.
+        (N,) under ``POSITION_BITS``; nothing without a histogram, or with one of grids of another size.
     """
     if table is None or table.shape[1:] != grids.shape[1:] or int(grids.max()) >= len(table):
         return {}

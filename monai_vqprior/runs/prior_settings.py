@@ -52,7 +52,7 @@ def find_prior_settings(
         ckpt_prior: weights of the prior that the user has named.
 
     Returns:
-        the settings of :data:`SINGLE_SLICES`, with the values that are beside the weights.
+        the settings of ``SINGLE_SLICES``, with the values that are beside the weights.
 
     Raises:
         InputError: when the settings cannot be read, or hold more than data.
