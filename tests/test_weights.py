@@ -79,8 +79,7 @@ def test_ten_brains(drawn: Path) -> None:
     border[16:-16, 16:-16] = False
     assert samples[:, border].mean() < 0.02
     middle = samples[:, SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4].mean((1, 2))
-    assert (middle > 0.02).all()  # a slice near the crown shows little
-    assert middle.mean() > 0.15
+    assert (middle > 0.15).all()
     differences = np.abs(samples[:, None] - samples[None]).mean((2, 3))
     assert differences[~np.eye(10, dtype=bool)].min() > 0.01
 
@@ -104,5 +103,7 @@ def test_reconstruct_and_evaluate(drawn: Path, tmp_path: Path) -> None:
         told = {"data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
         scores.append(structural_similarity(pixels(rebuilt), pixels(path), **told))
     assert np.mean(scores) == pytest.approx(figures["drawn"]["ssim"], abs=0.01)
+    assert np.mean(scores) > 0.9
     assert np.mean(scores) > figures["drawn"]["baselines"]["black"]["ssim"] + 0.3
+    assert figures["drawn"]["bits_per_code"] < 4  # what the prior knows of each position alone comes to more than 5
     assert figures["drawn"]["bits_per_code"] < figures["inverted"]["bits_per_code"] - 2

@@ -86,7 +86,7 @@ def find_checkpoint(
         return Path(ckpt)
     places = list(dict.fromkeys(str(folder) for folder in folders))
     path = locate(name, places)
-    if path is not None and str(path.parent) != places[0]:
+    if path is not None and path.parent != Path(places[0]):
         logger.warning("there is no %s in %s: using %s", name, places[0], path)
     if path is not None or not required:
         return path

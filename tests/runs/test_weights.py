@@ -101,6 +101,16 @@ class TestFindCheckpoint:
         told = f"there is no model.pt in {folders[0]}: using {found}"  # nobody should take others for their own
         assert caplog.messages == ([told] if expected == "bundle" else [])
 
+    @pytest.mark.parametrize("spelling", ["output", "./output", "output/", "output//"])
+    def test_a_folder_may_be_spelled_in_any_way(
+        self, folders: list[Path], tmp_path: Path, spelling: str,
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        (folders[0] / "model.pt").touch()
+        monkeypatch.chdir(tmp_path)
+        assert find_checkpoint("model.pt", [spelling, "bundle"]) == Path("output/model.pt")
+        assert caplog.messages == []
+
     def test_a_path_given_wins_over_folders(self, folders: list[Path], tmp_path: Path) -> None:
         (folders[0] / "model.pt").touch()
         (tmp_path / "mine.pt").touch()
