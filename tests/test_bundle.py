@@ -102,7 +102,7 @@ def test_network_definitions_agree() -> None:
             definition = dict(definition)
             assert definition.pop(key) == value
         assert definition == sample[part]
-    for key in (*SMALL_PRIOR, "conditions", "neighbor_context"):
+    for key in (*SMALL_PRIOR, "conditions", "neighbor_context", "neighbor_slices"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
 
@@ -208,6 +208,7 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         **SMALL_PRIOR,
         "conditions": [],
         "neighbor_context": False,
+        "neighbor_slices": 2,
         **dict.fromkeys(("head_slices", "head_axis", "head_affine")),
         "given_context": False,
         **of_data,
