@@ -29,7 +29,7 @@ from benchmarks.record import Row, add_json_option, finish
 from benchmarks.training import bundle_parser
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.command_configs import STACKS, resolve
-from monai_vqprior.data import SliceFolder, scan_numbers, stack_height
+from monai_vqprior.data import SliceFolder, neighbor_names, scan_numbers, stack_height
 from monai_vqprior.data.layout import slice_name
 from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
@@ -37,7 +37,7 @@ from monai_vqprior.losses import BitsPerCodeLoss
 from monai_vqprior.networks import CodeContext, CodeSketch, GatedPixelCNN, HierarchicalPrior
 from monai_vqprior.report.drawn_heads import slice_conditions
 from monai_vqprior.sampling import Conditioning
-from monai_vqprior.sampling.slice_stacks import NEIGHBOR
+from monai_vqprior.sampling.slice_stacks import columns_of_neighbors
 
 #: distances of slices whose correlation is measured.
 DISTANCES = (1, 4, 8)
@@ -101,7 +101,7 @@ class Run:
         self.knows_neighbors: bool = found["neighbor_context"]
 
     def draw(self, number: int, height: int, seed: int, alone: bool) -> np.ndarray:
-        """Heads (number, height, H, W) in 0..1, each slice given the one below, or ``alone`` given its place."""
+        """Heads (number, height, H, W) in 0..1, each slice given those below, or ``alone`` given its place."""
         places = np.linspace(0, 1, height).tolist()
         asked = [Conditioning(**part) for part in slice_conditions(self.conditions, {}, places)]
         grids = torch.zeros(number, height, *self.prior.spatial_size, dtype=torch.long)
@@ -119,7 +119,7 @@ class Run:
 
     @torch.no_grad()
     def bits(self, heads: np.ndarray) -> dict[str, float]:
-        """Bits a code of real heads (N, slices, H, W), of each slice alone, and given the slice below if it can be."""
+        """Bits a code of real heads (N, slices, H, W), of each slice alone, and given those below if it can be."""
         places = np.linspace(0, 1, heads.shape[1]).tolist()
         values = torch.cat([part["values"] for part in slice_conditions(self.conditions, {}, places)])
         rated: dict[str, list[float]] = {}
@@ -129,7 +129,8 @@ class Run:
             if self.knows_neighbors:
                 names = self.prior.context_names
                 known = torch.full((len(codes), len(names), *codes.shape[1:]), -1)
-                known[1:, names.index(NEIGHBOR)] = codes[:-1]
+                for below, column in enumerate(columns_of_neighbors(names), 1):
+                    known[below:, column] = codes[:-below]
                 contexts["bits given below"] = known
             for name, context in contexts.items():
                 found = self.inferer.bits(codes, self.prior, values=values, context=context)
@@ -160,8 +161,8 @@ def default_prior(names: Sequence[str]) -> HierarchicalPrior:
 def step_cost(pairs: int = 11, warm_up: int = 2) -> dict[str, float]:
     """Processor time of a training step of two grids in bfloat16, in seconds: medians, and that of the ratios."""
     torch.manual_seed(0)
-    codes, below, values = torch.randint(512, (2, 32, 32)), torch.randint(512, (2, 1, 32, 32)), torch.zeros(2, 1)
-    priors = {names: default_prior(names).train() for names in ((), (NEIGHBOR,))}
+    codes, below, values = torch.randint(512, (2, 32, 32)), torch.randint(512, (2, 2, 32, 32)), torch.zeros(2, 1)
+    priors = {names: default_prior(names).train() for names in ((), tuple(neighbor_names(2)))}
     optimizers = {names: torch.optim.AdamW(prior.parameters(), fused=True) for names, prior in priors.items()}
     times: dict[tuple[str, ...], list[float]] = {names: [] for names in priors}
     for number in range(pairs + warm_up):
@@ -188,7 +189,7 @@ def main() -> None:
     )
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--dataset_dir", help="folder of slices that the priors were trained on")
-    task.add_argument("--cost", action="store_true", help="only time a training step with and without the slice below")
+    task.add_argument("--cost", action="store_true", help="only time a training step with and without the slices below")
     parser.add_argument("--runs", nargs="*", default=[], metavar="DIR", help="output folders of trainings with slice")
     parser.add_argument("--num_volumes", type=int, default=16, help="heads to draw of each")
     parser.add_argument("--rated_heads", type=int, default=4, help="real heads to rate in bits a code")
@@ -223,7 +224,7 @@ def main() -> None:
         rates.append({"prior": Path(folder).name, **run.bits(real[: options.rated_heads])})
         print(json.dumps(rates[-1]), flush=True)
         for alone in _ways(run.knows_neighbors):
-            name = f"{Path(folder).name}, {'each slice alone' if alone else 'given the slice below'}"
+            name = f"{Path(folder).name}, {'each slice alone' if alone else 'given the slices below'}"
             heads = run.draw(options.num_volumes, real.shape[1], options.seed, alone)
             tell(name, heads)
             if options.save:

@@ -343,6 +343,7 @@ SETTINGS: dict[str, Kind] = {
     "conditions": CONDITIONS,
     "condition_dropout": number(0, 1, below=True),
     "neighbor_context": FLAG,
+    "neighbor_slices": whole(1, 64),
     "neighbor_dropout": number(0, 1, below=True),
     "given_context": FLAG,
     "given_dropout": _SHARE,

@@ -108,9 +108,10 @@ def test_network_definitions_agree() -> None:
     # What the data makes of a prior, the configurations that use one read beside its weights.
     for key, value in SINGLE_SLICES.items():
         assert key in prior["settings"]
-        assert prior.get(key, value) == value
+        # A training has two slices below; settings that do not say how many are of a prior with one.
+        assert prior.get(key, value) == (2 if key == "neighbor_slices" else value)
         assert parser("sample_volumes")[key] == f"$@prior_settings['{key}']"
-    for key in ("conditions", "neighbor_context", "given_context"):
+    for key in ("conditions", "neighbor_context", "neighbor_slices", "given_context"):
         assert sample[key] == parser("evaluate")[key] == f"$@prior_settings['{key}']"
 
 
@@ -220,6 +221,7 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         **SMALL_PRIOR,
         "conditions": [],
         "neighbor_context": False,
+        "neighbor_slices": 2,
         **dict.fromkeys(("head_slices", "head_axis", "head_affine")),
         "given_context": False,
         **of_data,

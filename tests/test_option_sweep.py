@@ -84,7 +84,8 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("split_seed seed", ["0", "4294967295"], [*_NO_WHOLE, "-1", "4294967296", "None"]),
     (
         "num_pictures batch_size tile_size max_epochs val_interval patch_size stride embedding_dim prior_channels "
-        "prior_layers num_samples num_volumes num_completions prior_sketch_channels prior_sketch_layers",
+        "prior_layers num_samples num_volumes num_completions prior_sketch_channels prior_sketch_layers "
+        "neighbor_slices",
         ["1", "64"],
         [*_NO_WHOLE, "0", "-1", "None"],
     ),

@@ -45,6 +45,7 @@ OF_STAGE: dict[str, dict[str, Any]] = {
         "prior_channels": 8, "prior_layers": 2, "prior_dropout": 0.1, "prior_views": 2,
         "prior_sketch_block": 4, "prior_sketch_codes": 8, "prior_sketch_channels": 8, "prior_sketch_layers": 2,
         "conditions": ["slice"], "condition_dropout": 0.5, "flip_prob": 0.5,
+        "neighbor_context": True, "neighbor_dropout": 0.5, "given_context": True,
     },
 }  # fmt: skip
 WEIGHTS = {"vqvae": "model.pt", "prior": "prior.pt"}

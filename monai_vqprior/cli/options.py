@@ -240,7 +240,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _setting(command, "val_interval", "epochs between validations (default: 1)")
     _setting(command, "early_stop", "validations without improvement after which training stops (default: 0, never)")
     _setting(command, "conditions", "columns to condition the prior on, such as [dementia,slice] (default: none)")
-    _setting(command, "neighbor_context", "learn slices given the slice below too, to sample whole heads")
+    _setting(command, "neighbor_context", "learn slices given those below too, to sample whole heads")
     _setting(command, "given_context", "learn to complete slices by what is given on all sides of a hole too")
     _setting(command, "amp", "mixed precision where the hardware has it (default: True)")
     _setting(command, "ckpt", "weights of the autoencoder that the prior is trained on")

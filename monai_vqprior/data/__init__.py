@@ -20,7 +20,7 @@ from monai_vqprior.data.phantom import PHANTOM_LABELS, PhantomSlice, phantom_sli
 from monai_vqprior.data.prepare import PrepareSummary, prepare_volumes, read_subject_table
 from monai_vqprior.data.resumable_sampler import ResumableSampler, mixed_seed
 from monai_vqprior.data.slices import SliceFolder
-from monai_vqprior.data.stacks import scan_numbers, slices_below, stack_height
+from monai_vqprior.data.stacks import neighbor_names, scan_numbers, slices_below, stack_height
 from monai_vqprior.data.volumes import find_volumes, load_volume, volume_slices
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "load_volume",
     "mean_image",
     "mixed_seed",
+    "neighbor_names",
     "phantom_slice",
     "prepare_volumes",
     "random_holes",

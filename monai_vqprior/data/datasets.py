@@ -24,6 +24,7 @@ from monai.utils import ensure_tuple_rep
 from tqdm import tqdm
 
 from monai_vqprior.data.resumable_sampler import mixed_seed
+from monai_vqprior.data.stacks import neighbor_names
 from monai_vqprior.errors import InputError, counted, input_error_in
 
 __all__ = ["CodeGridDataset", "SliceDataset", "mean_image"]
@@ -200,7 +201,9 @@ class CodeGridDataset(_SeededDataset):
         neighbors: (N,), the number of the grid of each slice's neighbor, -1 where there is none, as
             :func:`monai_vqprior.data.slices_below` finds them. The items then have the ``neighbor`` too, of the same
             view as the grid, and all -1 where there is none. None for items without.
-        neighbor_dropout: probability that a neighbor is withheld.
+        neighbor_slices: how many slices below an item has: ``neighbor``, the neighbor of that as ``neighbor_2``, and so
+            on (:func:`monai_vqprior.data.neighbor_names`).
+        neighbor_dropout: probability that all neighbors of a grid are withheld.
         given: draws what is ``given`` of a grid, which the items then have too, by a grid and a generator, as
             :class:`GivenCodes` does. None for items without.
 
@@ -217,6 +220,7 @@ class CodeGridDataset(_SeededDataset):
         neighbors: torch.Tensor | None = None,
         neighbor_dropout: float = 0.0,
         given: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
+        neighbor_slices: int = 1,
     ) -> None:
         items = [{} for _ in range(len(grids))] if data is None else [dict(item) for item in data]
         if len(items) != len(grids):
@@ -229,6 +233,7 @@ class CodeGridDataset(_SeededDataset):
         self.grids = grids
         self.views = views
         self.neighbors = neighbors
+        self.neighbor_names = neighbor_names(neighbor_slices)
         self.neighbor_dropout = neighbor_dropout
         self.given = given
 
@@ -240,10 +245,11 @@ class CodeGridDataset(_SeededDataset):
             grids = self.views[int(torch.randint(len(self.views), (), generator=draw))]
         item = {**self.data[index], "codes": grids[index].long()}
         if self.neighbors is not None:
-            neighbor = int(self.neighbors[index])
             withheld = bool(torch.rand((), generator=draw) < self.neighbor_dropout)
-            known = neighbor >= 0 and not withheld
-            item["neighbor"] = grids[neighbor].long() if known else torch.full_like(item["codes"], -1)
+            below = -1 if withheld else index
+            for name in self.neighbor_names:
+                below = int(self.neighbors[below]) if below >= 0 else -1
+                item[name] = grids[below].long() if below >= 0 else torch.full_like(item["codes"], -1)
         if self.given is not None:
             item["given"] = self.given(item["codes"], draw)
         return item

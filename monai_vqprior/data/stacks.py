@@ -23,7 +23,20 @@ import torch
 from monai_vqprior.data.slices import SliceFolder
 from monai_vqprior.errors import InputError
 
-__all__ = ["scan_numbers", "slices_below", "stack_height"]
+__all__ = ["NEIGHBOR", "neighbor_names", "scan_numbers", "slices_below", "stack_height"]
+
+#: the grid of a context that is the slice below.
+NEIGHBOR = "neighbor"
+
+
+def neighbor_names(number: int) -> list[str]:
+    """
+    Names of the grids of a context that are slices below, from the nearest on: ``neighbor``, ``neighbor_2``.
+
+    Args:
+        number: how many there are.
+    """
+    return [NEIGHBOR, *(f"{NEIGHBOR}_{distance}" for distance in range(2, number + 1))][:number]
 
 
 def slices_below(slices: SliceFolder, items: Sequence[Mapping[str, Any]]) -> torch.Tensor:

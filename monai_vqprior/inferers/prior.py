@@ -24,7 +24,7 @@ from monai_vqprior.inferers.likelihood import code_log_likelihood, reading_order
 from monai_vqprior.losses import code_bits
 from monai_vqprior.sampling.conditioning import Conditioning, Rows, given_as_context
 from monai_vqprior.sampling.draws import draw_codes, keep_top_k, keep_top_p
-from monai_vqprior.sampling.slice_stacks import NEIGHBOR, StackSampler
+from monai_vqprior.sampling.slice_stacks import StackSampler, columns_of_neighbors
 from monai_vqprior.sampling.tiles import Tile, TileSampler, num_draws, tiles_of
 from monai_vqprior.sampling.workers import map_in_workers
 
@@ -289,10 +289,11 @@ class VQPriorInferer(Inferer):
         on_position: Callable[[], object] | None = None,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """
-        Draw stacks of slices tile by tile: each slice given the one below it.
+        Draw stacks of slices tile by tile: each slice given the one below it, or several of them.
 
         Args:
-            network: a prior with ``neighbor`` among its ``context_names``.
+            network: a prior with ``neighbor`` among its ``context_names``, and further slices below as
+                :func:`monai_vqprior.data.neighbor_names` has them.
             indices: numbers of the stacks to draw; stack i depends on (seed, i) and its conditions alone.
             conditionings: what is asked of each slice, from the lowest on: labels and values, as :meth:`sample` takes
                 them for all stacks or for each.
@@ -306,14 +307,15 @@ class VQPriorInferer(Inferer):
             InputError: as :meth:`sample`, and when the network knows no slice below.
         """
         names = getattr(network, "context_names", ())
-        if NEIGHBOR not in names:
+        neighbors = columns_of_neighbors(names)
+        if not neighbors:
             raise InputError("this prior draws single slices: train one with --neighbor_context true for whole heads.")
         wanted = list(indices)
         samplers = [
             self._sampler(network, wanted, seed, conditioning, part=part)
             for part, conditioning in enumerate(conditionings)
         ]
-        stacks = StackSampler(samplers, len(names), names.index(NEIGHBOR))
+        stacks = StackSampler(samplers, len(names), neighbors)
         tiles = tiles_of(wanted, self.tile_size, any(sampler.rows_differ for sampler in samplers))
         draws = sum(num_draws(network, sampler.size) for sampler in samplers)
         return self._drawn(stacks, tiles, draws, on_position or (lambda: None))

@@ -26,6 +26,7 @@ __all__ = ["SINGLE_SLICES", "find_prior_settings"]
 SINGLE_SLICES: dict[str, Any] = {
     "conditions": [],
     "neighbor_context": False,
+    "neighbor_slices": 1,
     "given_context": False,
     "head_slices": None,
     "head_axis": None,

@@ -211,7 +211,7 @@ def set_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
         example = (reshaped or [f"{key} is missing" for key in missing] or [f"{key} is not known" for key in surplus])[
             0
         ]
-        setting = _setting_of(missing, surplus)
+        setting = _setting_of(missing, surplus, [key for key in own if key in weights])
         raise InputError(
             f"{path} is of another architecture ({counted(len(missing), 'tensor')} missing, {len(surplus)} unknown, "
             f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with, such as its "
@@ -224,7 +224,7 @@ def set_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
     unwrap(network).load_state_dict(weights)
 
 
-def _setting_of(missing: Sequence[str], surplus: Sequence[str]) -> str:
+def _setting_of(missing: Sequence[str], surplus: Sequence[str], shared: Sequence[str]) -> str:
     """The setting that weights tell by their names to be another one than that of the network."""
 
     def some(keys: Sequence[str], *beginnings: str) -> bool:
@@ -234,6 +234,8 @@ def _setting_of(missing: Sequence[str], surplus: Sequence[str]) -> str:
         return "--prior_sketch_block 0 for a prior without sketch"
     # Only grids of the context give one of these a context network: a prior of sketches, or one without sketch.
     contexts = "sketch_prior.context_network.", "context_network."
+    if some([*missing, *surplus], *contexts) and some(shared, *contexts):
+        return "--neighbor_slices and --given_context"
     if some(missing, *contexts):
         return "--neighbor_context and --given_context, false for a prior of single slices"
     if some(surplus, *contexts) and not some(surplus, "sketch_prior.embedding."):

@@ -52,7 +52,7 @@ def check_whole_heads(neighbor_context: bool, head_slices: int | None, num_slice
     Refuse to draw heads by a prior that cannot, before its weights are read.
 
     Args:
-        neighbor_context: whether the prior knows slices given the slice below.
+        neighbor_context: whether the prior knows slices given those below.
         head_slices: slices of a head of its training.
         num_slices: slices that are asked for; None for all.
 
@@ -61,7 +61,7 @@ def check_whole_heads(neighbor_context: bool, head_slices: int | None, num_slice
     """
     if not neighbor_context or head_slices is None:
         raise InputError(
-            "this prior draws single slices, not volumes: train one that knows the slice below, by vqprior train "
+            "this prior draws single slices, not volumes: train one that knows the slices below, by vqprior train "
             "--stage prior --neighbor_context true, on a data set with several slices a subject."
         )
     if num_slices is not None and num_slices > head_slices:

@@ -293,6 +293,24 @@ class TestCodeGridDataset:
         torch.rand(1)
         assert all(torch.equal(dataset[i]["neighbor"], first[i]) for i in reversed(range(4)))
 
+    def test_slices_farther_below_are_those_of_the_neighbors(self) -> None:
+        """Two stacks, 0-1-2-3 and 4-5; what is withheld is withheld together, and the draws are those of one slice."""
+        grids, below = torch.arange(6)[:, None, None].expand(6, 2, 2), torch.tensor([-1, 0, 1, 2, -1, 4])
+        three = CodeGridDataset(grids, neighbors=below, neighbor_slices=3)
+        names = ("neighbor", "neighbor_2", "neighbor_3")
+        found = [[int(three[i][name][0, 0]) for name in names] for i in range(6)]
+        assert found == [[-1, -1, -1], [0, -1, -1], [1, 0, -1], [2, 1, 0], [-1, -1, -1], [4, -1, -1]]
+        one, two = (
+            CodeGridDataset(grids, seed=0, neighbors=below, neighbor_dropout=0.5, neighbor_slices=n) for n in (1, 2)
+        )
+        seen = set()
+        for epoch in range(20):
+            for dataset in (one, two):
+                dataset.set_epoch(epoch)
+            assert torch.equal(one[3]["neighbor"], two[3]["neighbor"])
+            seen.add(tuple(int(two[3][name][0, 0]) for name in names[:2]))
+        assert seen == {(2, 1), (-1, -1)}
+
     def test_what_is_given_is_drawn_of_the_view_that_is_returned(self) -> None:
         grids = torch.randint(5, (3, 4, 4), generator=torch.manual_seed(0))
         dataset = CodeGridDataset(grids, None, grids[None] + 5, 0, given=GivenCodes(dropout=0.2))

@@ -27,12 +27,13 @@ MakePrior = Callable[..., GatedPixelCNN]
 HEIGHT, SEED = 3, 7
 
 
-@pytest.fixture
-def prior(make_prior: MakePrior) -> GatedPixelCNN:
-    """It knows two grids, of which the second is the slice below."""
+@pytest.fixture(params=[["given", "neighbor"], ["neighbor_2", "given", "neighbor"]], ids=["one below", "two below"])
+def prior(request: pytest.FixtureRequest, make_prior: MakePrior) -> GatedPixelCNN:
+    """It knows what is given, and the slice below or two of them, in any order."""
     torch.manual_seed(1)
-    network = CodeContext([7, 7], 4, 8, [1, 1], num_blocks=1)
-    return make_prior(context_network=network, context_names=["given", "neighbor"], num_values=1).double()
+    names = request.param
+    network = CodeContext([7] * len(names), 4, 8, [1] * len(names), num_blocks=1)
+    return make_prior(context_network=network, context_names=names, num_values=1).double()
 
 
 def asked(number: int = 1) -> list[Conditioning]:
@@ -49,7 +50,8 @@ def stacks(prior: GatedPixelCNN, indices: list[int], conditionings: list[Conditi
 @torch.no_grad()
 def by_hand(prior: GatedPixelCNN, index: int, values: list[float]) -> np.ndarray:
     """A stack, code by code: each from the dense network and the random numbers of its slice."""
-    context = torch.full((1, 2, 4, 4), -1)
+    names = prior.context_names
+    context = torch.full((1, len(names), 4, 4), -1)
     slices = []
     for part, value in enumerate(values):
         uniforms = sample_uniforms(SEED, index, 16, part)
@@ -58,7 +60,9 @@ def by_hand(prior: GatedPixelCNN, index: int, values: list[float]) -> np.ndarray
             logits = prior(grid, values=torch.tensor([[value]]).double(), context=context)[0].flatten(1)[:, position]
             probabilities = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum()
             grid.view(-1)[position] = int(np.searchsorted(probabilities.cumsum(), uniform, side="right"))
-        context[0, 1] = grid
+        if "neighbor_2" in names:
+            context[0, names.index("neighbor_2")] = context[0, names.index("neighbor")]
+        context[0, names.index("neighbor")] = grid
         slices.append(grid[0].numpy())
     return np.stack(slices)
 

@@ -27,12 +27,14 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
+from monai_vqprior.data import Conditions
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
-from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
+from monai_vqprior.networks import AutoencoderVQ, CodeContext, EMACodebook, GatedPixelCNN
 from monai_vqprior.report import samples, write_samples
 from monai_vqprior.report.drawn import DrawnFiles
+from monai_vqprior.report.drawn_heads import write_volumes
 
 pytestmark = pytest.mark.integration
 
@@ -54,12 +56,11 @@ class Cut(BaseException):
     """The run is cut off."""
 
 
-def networks() -> tuple[AutoencoderVQ, GatedPixelCNN]:
+def networks(**options: Any) -> tuple[AutoencoderVQ, GatedPixelCNN]:
     torch.manual_seed(0)
     autoencoder = AutoencoderVQ(channels=(8,), codebook=EMACodebook(12, 4)).eval()
-    prior = GatedPixelCNN(
-        num_embeddings=12, spatial_size=(3, 4), channels=8, num_layers=2, kernel_size=3, num_classes=[3], num_values=1
-    )
+    options = {"num_classes": [3], "num_values": 1, **options}
+    prior = GatedPixelCNN(num_embeddings=12, spatial_size=(3, 4), channels=8, num_layers=2, kernel_size=3, **options)
     with torch.no_grad():
         for network in (autoencoder, prior):
             for name, parameter in network.named_parameters():
@@ -72,6 +73,15 @@ def draw(folder: Path, run: str = "plain", **changes: Any) -> None:
     settings = {"num_samples": NUMBER, **RUNS[run], **changes}
     inferer = VQPriorInferer(tile_size=TILE, **settings.pop("inferer", {}))
     write_samples(folder, *settings.pop("networks", networks()), inferer, **settings)
+
+
+def draw_heads(folder: Path, **options: Any) -> None:
+    """Heads of three slices, each given the one below."""
+    torch.manual_seed(0)
+    below = {"context_network": CodeContext(12, (3, 4), 8, 1), "context_names": ["neighbor"]}
+    known = Conditions([{"name": "slice", "mean": 0.5, "std": 0.3}])
+    drawn = VQPriorInferer(tile_size=2)
+    write_volumes(folder, *networks(num_classes=[], **below), drawn, known, num_volumes=5, head_slices=3, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -283,9 +293,12 @@ def program(rank: int, folder: Path) -> None:
     if rank == 0:  # by itself, and in this very environment: what ran before in a test process may round differently
         for run in RUNS:
             draw(folder / "one" / run, run)
+        draw_heads(folder / "one" / "heads")
     for run in RUNS:
         meet(rank, folder, run)
         draw(folder / run, run)
+    meet(rank, folder, "heads")
+    draw_heads(folder / "heads")
     meet(rank, folder, "group")
     dist.init_process_group("gloo")
     draw(folder / "group")
@@ -308,6 +321,8 @@ def test_two_processes_write_the_files_of_one(two_processes: Callable[[str], Pat
     for run in RUNS:
         assert len(contents(folder / "one" / run)) > NUMBER
         assert contents(folder / run) == contents(folder / "one" / run)
+    assert len(contents(folder / "one" / "heads")) == 5 + 2
+    assert contents(folder / "heads") == contents(folder / "one" / "heads")
     assert contents(folder / "resumed") == contents(folder / "group") == contents(folder / "one" / "plain")
     refused = [(folder / f"refused.{rank}").read_text() for rank in range(2)]
     assert refused[0] == refused[1]

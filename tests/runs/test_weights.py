@@ -240,6 +240,12 @@ class TestLoadWeights:
                 ["sketch_prior.context_network.a", "code_prior.context_network.a"],
                 "--neighbor_context and --given_context, false ",
             ),
+            (["context_network.a"], ["context_network.a", "context_network.b"], "--neighbor_slices "),
+            (
+                ["sketch_prior.context_network.a", "sketch_prior.context_network.b"],
+                ["sketch_prior.context_network.a"],
+                "--neighbor_slices ",
+            ),
             (["code_prior.b", "sketch_prior.embedding", "sketch_prior.context_network.a"], [], "--spatial_size"),
         ],
     )
