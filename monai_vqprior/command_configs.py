@@ -238,10 +238,10 @@ def saved_settings(
     if "prior_layers" in prior:
         prior = {**_BEFORE, **prior}
     settings = {**of_data, **own, **prior}
-    # Some of these a configuration reads beside the weights itself: it need not be told what most priors have.
-    config = {**config, **{key: value for key, value in SINGLE_SLICES.items() if is_expression(config.get(key))}}
     told = {**config, **settings}
-    return {key: value for key, value in settings.items() if key in config and _value(config[key], told) != value}
+    # Some of these a configuration reads beside the weights itself.
+    wanted = [key for key in settings if key in config and not (key in SINGLE_SLICES and is_expression(config[key]))]
+    return {key: settings[key] for key in wanted if _value(config[key], told) != settings[key]}
 
 
 def _first_settings(

@@ -50,8 +50,9 @@ def overrides(stack: Stack, run: Path, **given: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("evaluate", {**OWN, **OF_PRIOR, **BEFORE}),
-        ("sample", {**OWN, **OF_PRIOR, **BEFORE}),
+        # How many slices below there are, these read beside the weights themselves.
+        ("evaluate", {**OWN, **OF_PRIOR, "prior_sketch_block": 0}),
+        ("sample", {**OWN, **OF_PRIOR, "prior_sketch_block": 0}),
         ("reconstruct", OWN),
         ("neighbors", {"spatial_size": 64, "split_by": "file"}),
         (AUTOENCODER, {}),
@@ -75,7 +76,7 @@ def test_networks_in_folders_of_their_own(tmp_path: Path) -> None:
         (tmp_path / folder / name).write_text(json.dumps(content), encoding="utf-8")
     weights = {"ckpt": str(tmp_path / "a" / "model.pt"), "ckpt_prior": str(tmp_path / "b" / "prior.pt")}
     found = overrides(STACKS["sample"], tmp_path / "run", **weights)
-    assert found == {**OWN, **OF_PRIOR, **BEFORE}
+    assert found == {**OWN, **OF_PRIOR, "prior_sketch_block": 0}
 
 
 def test_what_uses_no_weights_ignores_those_of_the_bundle(tmp_path: Path) -> None:
