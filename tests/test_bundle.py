@@ -102,7 +102,7 @@ def test_network_definitions_agree() -> None:
             definition = dict(definition)
             assert definition.pop(key) == value
         assert definition == sample[part]
-    for key in (*SMALL_PRIOR, "conditions", "neighbor_context"):
+    for key in (*SMALL_PRIOR, "conditions", "neighbor_context", "given_context", "given_kernel_size"):
         assert prior[key] == sample[key], key
         assert key in prior["settings"]
 
@@ -210,6 +210,7 @@ def test_training_writes_what_it_promises(trained: Path, phantom: Path) -> None:
         "neighbor_context": False,
         **dict.fromkeys(("head_slices", "head_axis", "head_affine")),
         "given_context": False,
+        "given_kernel_size": 3,
         **of_data,
     }
     rule = json.loads((trained / "splits.json").read_text())

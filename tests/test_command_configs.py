@@ -24,6 +24,8 @@ from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS, Owners, St
 
 OWN: dict[str, Any] = {"spatial_size": 64, "channels": [8], "split_by": "file"}
 OF_PRIOR: dict[str, Any] = {"prior_layers": 3, "split_by": "file"}
+# What settings mean that a prior of an earlier version does not have.
+BEFORE: dict[str, Any] = {"prior_sketch_block": 0, "given_kernel_size": 1}
 
 
 @pytest.fixture(params=["one file", "two files"])
@@ -48,8 +50,8 @@ def overrides(stack: Stack, run: Path, **given: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("evaluate", {**OWN, **OF_PRIOR, "prior_sketch_block": 0}),
-        ("sample", {**OWN, **OF_PRIOR, "prior_sketch_block": 0}),
+        ("evaluate", {**OWN, **OF_PRIOR, **BEFORE}),
+        ("sample", {**OWN, **OF_PRIOR, **BEFORE}),
         ("reconstruct", OWN),
         ("neighbors", {"spatial_size": 64, "split_by": "file"}),
         (AUTOENCODER, {}),
@@ -64,7 +66,7 @@ def test_a_training_that_goes_on_has_its_settings(run: Path) -> None:
     for stage in (AUTOENCODER, PRIOR):
         (run / "models" / f"{stage}_last.pt").write_bytes(b"state")
     assert overrides(STACKS[AUTOENCODER], run, resume=True) == OWN
-    assert overrides(STACKS[PRIOR], run, resume=True) == {**OWN, **OF_PRIOR, "prior_sketch_block": 0}
+    assert overrides(STACKS[PRIOR], run, resume=True) == {**OWN, **OF_PRIOR, **BEFORE}
 
 
 def test_networks_in_folders_of_their_own(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_networks_in_folders_of_their_own(tmp_path: Path) -> None:
         (tmp_path / folder / name).write_text(json.dumps(content), encoding="utf-8")
     weights = {"ckpt": str(tmp_path / "a" / "model.pt"), "ckpt_prior": str(tmp_path / "b" / "prior.pt")}
     found = overrides(STACKS["sample"], tmp_path / "run", **weights)
-    assert found == {**OWN, **OF_PRIOR, "prior_sketch_block": 0}
+    assert found == {**OWN, **OF_PRIOR, **BEFORE}
 
 
 def test_what_uses_no_weights_ignores_those_of_the_bundle(tmp_path: Path) -> None:

@@ -214,6 +214,8 @@ def _setting_of(missing: Sequence[str], surplus: Sequence[str]) -> str:
 
     if some(missing, "sketch_prior.embedding."):
         return "--prior_sketch_block 0 for a prior without sketch"
+    if missing and all(".surroundings." in key for key in missing):
+        return "--given_kernel_size 1 for a prior of completions of an earlier version"
     # Only grids of the context give one of these a context network: a prior of sketches, or one without sketch.
     contexts = "sketch_prior.context_network.", "context_network."
     if some(missing, *contexts):

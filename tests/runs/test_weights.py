@@ -230,6 +230,7 @@ class TestLoadWeights:
                 ["sketch_prior.context_network.a", "code_prior.context_network.a"],
                 "--neighbor_context and --given_context, false ",
             ),
+            ([], ["code_prior.context_network.sources.1.surroundings.bias"], "--given_kernel_size 1 for a prior of "),
             (["code_prior.b", "sketch_prior.embedding", "sketch_prior.context_network.a"], [], "--spatial_size"),
         ],
     )
