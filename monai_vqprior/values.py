@@ -210,6 +210,15 @@ def _is_plain(value: Any) -> bool:
 
 #: what is data to MONAI, whatever it is used for.
 PLAIN = Kind(f"a number, true, false, null, {PLAIN_TEXT.description}, or a list of these", _is_plain)
+
+
+def _odd(least: int) -> Kind:
+    """The side of a kernel."""
+    return Kind(
+        f"an odd number in {least}..63", lambda value: _is_whole(value) and least <= value < 64 and value % 2 == 1
+    )
+
+
 #: one side of a slice for both, or height and width.
 SIZE = either(whole(1, 8192), several(whole(1, 8192), 2, 2, "a height and a width, such as [160,128]"))
 SEED = whole(0, 2**32 - 1)
@@ -325,9 +334,7 @@ SETTINGS: dict[str, Kind] = {
     # the prior
     "prior_channels": whole(1, 8192),
     "prior_layers": whole(1, 1024),
-    "prior_kernel_size": Kind(
-        "an odd number in 3..63", lambda value: _is_whole(value) and 3 <= value < 64 and value % 2 == 1
-    ),
+    "prior_kernel_size": _odd(3),
     "prior_attention_every": whole(0, 1024),
     "prior_skip_connections": FLAG,
     "prior_position_logits": FLAG,
@@ -347,6 +354,8 @@ SETTINGS: dict[str, Kind] = {
     "neighbor_dropout": number(0, 1, below=True),
     "given_context": FLAG,
     "given_dropout": _SHARE,
+    "given_kernel_size": _odd(1),
+    "given_views": whole(0, 1024),
     "head_slices": optional(whole(1, 10**5)),
     "head_axis": optional(whole(0, 2)),
     "head_affine": optional(several(several(NUMBER, 4, 4), 4, 4, "four rows of four numbers")),

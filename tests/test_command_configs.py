@@ -24,8 +24,9 @@ from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS, Owners, St
 
 OWN: dict[str, Any] = {"spatial_size": 64, "channels": [8], "split_by": "file"}
 OF_PRIOR: dict[str, Any] = {"prior_layers": 3, "split_by": "file"}
-#: what priors are that were trained before there were such settings.
-BEFORE: dict[str, Any] = {"prior_sketch_block": 0, "neighbor_slices": 1}
+#: what priors are that were trained before there were such settings, where a configuration has to be told.
+BEFORE: dict[str, Any] = {"prior_sketch_block": 0}
+TO_GO_ON: dict[str, Any] = {**BEFORE, "neighbor_slices": 1, "given_kernel_size": 1}
 
 
 @pytest.fixture(params=["one file", "two files"])
@@ -67,7 +68,7 @@ def test_a_training_that_goes_on_has_its_settings(run: Path) -> None:
     for stage in (AUTOENCODER, PRIOR):
         (run / "models" / f"{stage}_last.pt").write_bytes(b"state")
     assert overrides(STACKS[AUTOENCODER], run, resume=True) == OWN
-    assert overrides(STACKS[PRIOR], run, resume=True) == {**OWN, **OF_PRIOR, **BEFORE}
+    assert overrides(STACKS[PRIOR], run, resume=True) == {**OWN, **OF_PRIOR, **TO_GO_ON}
 
 
 def test_networks_in_folders_of_their_own(tmp_path: Path) -> None:

@@ -110,14 +110,15 @@ def test_an_autoencoder_has_no_conditions(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == ""
 
 
-def test_slices_of_another_size_and_a_condition(
+def test_slices_of_another_size_a_context_and_a_condition(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The bundle knows slices of 32 pixels and no condition. With a learning rate of 0 the rest is what it was."""
+    """The bundle knows slices of 32 pixels alone. With a learning rate of 0 the rest is what it was."""
     data = write_phantom(tmp_path / "data", 4, num_slices=2, size=64, progress=False)
-    more = ["--spatial_size", "64", "--conditions", "[slice]", "--learning_rate", "0"]
+    more = ["--spatial_size", "64", "--conditions", "[slice]", "--given_context", "true", "--learning_rate", "0"]
     assert tune(bundle, data, tmp_path, *more) == 0
     printed = capsys.readouterr().out
+    assert "this training: new contexts given; what it has learned" in printed
     assert "learned for 8 x 8 positions is resampled to 16 x 16; new conditions slice" in printed
     before, after = weights(bundle, "prior.pt"), weights(tmp_path, "prior.pt")
     for key in ("code_prior.position", "code_prior.position_logits"):
@@ -125,6 +126,8 @@ def test_slices_of_another_size_and_a_condition(
         torch.testing.assert_close(after[key].float(), halved, atol=1e-2, rtol=0)
     assert torch.equal(after["sketch_prior.position"], before["sketch_prior.position"])  # blocks of 8 codes, not 4
     assert torch.equal(after["code_prior.head.3.weight"], before["code_prior.head.3.weight"])
+    for part in ("sketch_prior.context_network.sources.0", "code_prior.context_network.sources.1"):
+        assert not after[f"{part}.up.weight"].any()  # silent at first
     settings = json.loads((tmp_path / "models" / "prior_settings.json").read_text(encoding="utf-8"))
-    assert settings["prior_sketch_block"] == 8
+    assert (settings["prior_sketch_block"], settings["given_context"]) == (8, True)
     assert [condition["name"] for condition in settings["conditions"]] == ["slice"]

@@ -89,7 +89,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         ["1", "64"],
         [*_NO_WHOLE, "0", "-1", "None"],
     ),
-    ("num_workers early_stop prior_attention_every prior_views", ["0", "4"], [*_NO_WHOLE, "-1", "None"]),
+    ("num_workers early_stop prior_attention_every prior_views given_views", ["0", "4"], [*_NO_WHOLE, "-1", "None"]),
     ("prior_sketch_block", ["0", "2", "4", "64"], [*_NO_WHOLE, "-2", "1", "3", "66", "None"]),
     ("max_value", ["4095", "0.5", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     ("max_minutes", ["0.5", "1", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
@@ -111,6 +111,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ),
     ("num_embeddings prior_sketch_codes", ["2", "512"], [*_NO_WHOLE, "1", "0", "-1", "None"]),
     ("background", ["0", "-1", "0.5", "None"], [*_NO_NUMBERS, BIG, "[0]"]),
+    ("given_kernel_size", ["1", "3"], [*_NO_WHOLE, "4", "0", "-3", "None"]),
     ("prior_kernel_size", ["3", "5"], [*_NO_WHOLE, "4", "1", "-3", "None"]),
     (
         "conditions",

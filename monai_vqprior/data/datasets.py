@@ -206,6 +206,10 @@ class CodeGridDataset(_SeededDataset):
         neighbor_dropout: probability that all neighbors of a grid are withheld.
         given: draws what is ``given`` of a grid, which the items then have too, by a grid and a generator, as
             :class:`GivenCodes` does. None for items without.
+        given_views: (V, N, *grid), grids of slices of which a part is hidden, -1 there, as
+            :func:`monai_vqprior.inferers.encode_given` makes them; passed to ``given``. The codes of an item are
+            those of the view where it is given: they are what a completion is drawn beside. None to give codes of the
+            whole slices.
 
     Raises:
         ValueError: when there are not as many dictionaries or neighbors as grids, or the views are not of these grids.
@@ -219,8 +223,9 @@ class CodeGridDataset(_SeededDataset):
         seed: int | None = None,
         neighbors: torch.Tensor | None = None,
         neighbor_dropout: float = 0.0,
-        given: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
+        given: Callable[..., torch.Tensor] | None = None,
         neighbor_slices: int = 1,
+        given_views: torch.Tensor | None = None,
     ) -> None:
         items = [{} for _ in range(len(grids))] if data is None else [dict(item) for item in data]
         if len(items) != len(grids):
@@ -229,6 +234,11 @@ class CodeGridDataset(_SeededDataset):
             raise ValueError(f"views must be (V, {', '.join(map(str, grids.shape))}), got {tuple(views.shape)}.")
         if neighbors is not None and neighbors.shape != (len(grids),):
             raise ValueError(f"neighbors must be ({len(grids)},), got {tuple(neighbors.shape)}.")
+        if given_views is not None and (given is None or not len(given_views) or given_views.shape[1:] != grids.shape):
+            raise ValueError(
+                f"given_views must be (V, {', '.join(map(str, grids.shape))}) and need given, got "
+                f"{tuple(given_views.shape)} and {given}."
+            )
         super().__init__(items, seed=seed)
         self.grids = grids
         self.views = views
@@ -236,6 +246,7 @@ class CodeGridDataset(_SeededDataset):
         self.neighbor_names = neighbor_names(neighbor_slices)
         self.neighbor_dropout = neighbor_dropout
         self.given = given
+        self.given_views = given_views
 
     def _transform(self, index: int) -> Any:
         seed = self._seed_of(index)
@@ -251,7 +262,11 @@ class CodeGridDataset(_SeededDataset):
                 below = int(self.neighbors[below]) if below >= 0 else -1
                 item[name] = grids[below].long() if below >= 0 else torch.full_like(item["codes"], -1)
         if self.given is not None:
-            item["given"] = self.given(item["codes"], draw)
+            told: dict[str, Any] = {}
+            if self.given_views is not None and grids is self.grids:  # not a changed slice
+                told["views"] = self.given_views[:, index]
+            given = self.given(item["codes"], draw, **told)
+            item.update(given=given, codes=torch.where(given >= 0, given, item["codes"]))
         return item
 
 

@@ -25,20 +25,26 @@ MISSING = -1
 
 # A hole covers at most this share of a grid.
 _LARGEST = 0.95
+# Shares of scattered codes that are missing. Most have given neighbors, and many are targets.
+_SCATTERED = (0.2, 0.8)
 
 
 class GivenCodes:
     """
-    The part of a grid that a training shows to a prior: all codes but those of a random hole, or none at all.
+    The part of a grid that a training shows to a prior: all codes but those of a hole, or none at all.
 
-    A prior that is trained so completes grids from what is given on all sides of a hole. Grids of which nothing is
-    given keep it a prior of whole grids.
+    A prior that is trained so completes grids from what is given on all sides of a hole. Holes are regions
+    (:func:`random_holes`), or scattered codes, each of which is missing or given by chance, as in Chang et al.,
+    "MaskGIT" (2022), https://arxiv.org/abs/2202.04200. In a region few codes have given ones beside them; among
+    scattered codes nearly all have, and so a training learns what given codes say. Grids of which nothing is given keep
+    it a prior of whole grids.
 
     Args:
         dropout: probability that nothing of a grid is given, in [0, 1].
+        scattered: probability that what is missing of another grid is scattered, in [0, 1].
 
     Raises:
-        ValueError: when the probability is out of its range.
+        ValueError: when a probability is out of its range.
 
     Example:
         >>> given = GivenCodes(dropout=0)(torch.randint(16, (8, 8)))
@@ -46,25 +52,46 @@ class GivenCodes:
         (torch.Size([8, 8]), -1)
     """
 
-    def __init__(self, dropout: float = 0.5) -> None:
-        if not 0 <= dropout <= 1:
-            raise InputError(f"dropout must be at least 0 and at most 1, got {dropout}.")
+    def __init__(self, dropout: float = 0.3, scattered: float = 0.5) -> None:
+        for name, probability in (("dropout", dropout), ("scattered", scattered)):
+            if not 0 <= probability <= 1:
+                raise InputError(f"{name} must be at least 0 and at most 1, got {probability}.")
         self.dropout = dropout
+        self.scattered = scattered
 
-    def __call__(self, grid: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def __call__(
+        self, grid: torch.Tensor, generator: torch.Generator | None = None, views: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """
         Draw what is given of a grid.
 
         Args:
             grid: codes, (*grid).
             generator: makes the random numbers; None for those of PyTorch.
+            views: codes (V, *grid) of the slice with a region hidden, :data:`MISSING` there, as
+                :func:`monai_vqprior.inferers.encode_given` makes them: one of them is drawn where a region is missing.
+                None to leave a region out of the grid itself.
 
         Returns:
             (*grid), the codes that are given, and :data:`MISSING` for the others.
         """
-        dropped = bool(torch.rand((), generator=generator) < self.dropout)
-        hole = random_holes(1, tuple(grid.shape), generator)[0]
-        return grid.masked_fill(hole.to(grid.device) | dropped, MISSING)
+        dropped, scattered = (
+            torch.rand(2, generator=generator) < torch.tensor([self.dropout, self.scattered])
+        ).tolist()
+        if dropped:
+            return torch.full_like(grid, MISSING)
+        if views is not None and not scattered:
+            return views[int(torch.randint(len(views), (), generator=generator))].to(grid)
+        size = tuple(grid.shape)
+        hole = _scattered(size, generator) if scattered else random_holes(1, size, generator)[0]
+        return grid.masked_fill(hole.to(grid.device), MISSING)
+
+
+def _scattered(size: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:
+    """Codes that are missing independently of one another, a random share of a grid, (*size) bool."""
+    low, high = _SCATTERED
+    share = low + (high - low) * torch.rand((), generator=generator)
+    return torch.rand(size, generator=generator) < share
 
 
 def random_holes(number: int, size: Sequence[int], generator: torch.Generator | None = None) -> torch.Tensor:

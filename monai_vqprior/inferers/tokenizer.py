@@ -19,14 +19,16 @@ import torch
 from monai.inferers import Inferer
 from tqdm import tqdm
 
-from monai_vqprior.data import SliceDataset
+from monai_vqprior.data import SliceDataset, random_holes
+from monai_vqprior.data.given_codes import MISSING
 from monai_vqprior.errors import InputError
-from monai_vqprior.transforms import BytesToUnit
+from monai_vqprior.transforms import BytesToUnit, fill_from_nearest
 
 __all__ = [
     "ConstantInferer",
     "MixedPrecisionInferer",
     "TokenizerInferer",
+    "encode_given",
     "encode_grids",
     "encode_images",
     "encode_views",
@@ -234,6 +236,58 @@ def _views(dataset: SliceDataset, num_views: int, batch_size: int) -> Iterator[t
         for chunk in range(0, len(dataset), batch_size):
             indices = range(chunk, min(chunk + batch_size, len(dataset)))
             yield torch.stack([torch.as_tensor(dataset[i]["image"]) for i in indices])
+
+
+def encode_given(
+    network: Any,
+    dataset: SliceDataset,
+    grids: torch.Tensor,
+    num_views: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> torch.Tensor:
+    """
+    Codes of what is given of slices with a hole, encoded as a completion encodes them.
+
+    An encoder sees around the pixels of a code, so the codes beside a hole are not those of the whole slice. A prior
+    that learned to trust them would be misled.
+
+    Args:
+        network: a network with the interface of MONAI's VQVAE.
+        dataset: slices; augmentation is not applied.
+        grids: their codes, (N, *grid).
+        num_views: holes of each slice (:func:`~monai_vqprior.data.random_holes`), V.
+        seed: seed of the holes: those of a resumed training are the same.
+        device: where to compute.
+        dtype: type to autocast to; None for none.
+        batch_size: slices at a time.
+        progress: show a progress bar.
+
+    Returns:
+        (V, N, *grid) int32, on the CPU, -1 in the holes.
+    """
+    size = tuple(grids.shape[1:])
+    draw = torch.Generator().manual_seed(seed)
+    holes = torch.cat([random_holes(1, size, draw) for _ in range(num_views * len(grids))])
+    holes = holes.unflatten(0, (num_views, len(grids)))  # (V, N, *grid)
+    hidden = (
+        _hide(images, part)
+        for view in holes
+        for images, part in zip(dataset.images.split(batch_size), view.split(batch_size), strict=True)
+    )
+    number = num_views * math.ceil(len(grids) / batch_size)
+    codes = _encode(network, hidden, number, device, dtype, progress).view(holes.shape)
+    return codes.masked_fill(holes, MISSING)
+
+
+def _hide(images: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    """Images (B, 1, H, W) with the blocks of holes (B, *grid) hidden."""
+    for axis in (1, 2):
+        holes = holes.repeat_interleave(images.shape[axis + 1] // holes.shape[axis], axis)
+    return torch.stack([fill_from_nearest(image, hole[None]) for image, hole in zip(images, holes, strict=True)])
 
 
 @torch.no_grad()

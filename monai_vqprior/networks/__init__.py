@@ -22,7 +22,7 @@ from monai_vqprior.networks.hierarchical import HierarchicalPrior, make_prior
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 from monai_vqprior.networks.predictability import unpredicted_share
 from monai_vqprior.networks.sketch import CodeSketch
-from monai_vqprior.networks.transfer import resample_tables, transfer_conditions
+from monai_vqprior.networks.transfer import resample_tables, transfer_conditions, transfer_contexts
 
 __all__ = [
     "AutoencoderVQ",
@@ -42,5 +42,6 @@ __all__ = [
     "make_prior",
     "resample_tables",
     "transfer_conditions",
+    "transfer_contexts",
     "unpredicted_share",
 ]

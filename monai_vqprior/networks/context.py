@@ -29,15 +29,25 @@ class _Source(nn.Module):
     """One grid of codes as a map of features: embedded where it is coarse, and brought to the size of the fine grid."""
 
     def __init__(
-        self, spatial_dims: int, num_embeddings: int, size: Sequence[int], stride: int, channels: int, num_blocks: int
+        self,
+        spatial_dims: int,
+        num_embeddings: int,
+        size: Sequence[int],
+        stride: int,
+        channels: int,
+        num_blocks: int,
+        kernel_size: int,
     ) -> None:
         super().__init__()
-        pointwise = Conv[Conv.CONV, spatial_dims]
+        conv = Conv[Conv.CONV, spatial_dims]
         self.stride = stride
         self.embedding = nn.Embedding(num_embeddings + 1, channels)  # the last one for missing codes
+        self.surroundings = (
+            conv(channels, channels, kernel_size, padding=kernel_size // 2) if kernel_size > 1 else nn.Identity()
+        )
         self.position = nn.Parameter(torch.zeros(1, channels, *size))
         self.blocks = nn.Sequential(*(PreactivationBlock(spatial_dims, channels) for _ in range(num_blocks)))
-        self.up = pointwise(channels, channels * stride**spatial_dims, 1)
+        self.up = conv(channels, channels * stride**spatial_dims, 1)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """(B, *fine), each code repeated over its block, -1 where it is missing -> (B, C, *coarse * stride)."""
@@ -46,7 +56,7 @@ class _Source(nn.Module):
             codes = codes.index_select(axis, torch.arange(0, length, self.stride, device=codes.device))
         unknown = self.embedding.num_embeddings - 1
         embedded = self.embedding(torch.where(codes < 0, unknown, codes).long()).movedim(-1, 1)  # (B, C, *coarse)
-        return unfold(self.up(self.blocks(embedded + self.position)), self.stride)
+        return unfold(self.up(self.blocks(self.surroundings(embedded) + self.position)), self.stride)
 
 
 class CodeContext(nn.Module):
@@ -67,6 +77,9 @@ class CodeContext(nn.Module):
         num_blocks: residual blocks of each grid, one number for all or one a grid: those of a coarse grid cost little.
         num_fine_blocks: residual blocks of their sum.
         spatial_dims: 2 or 3.
+        kernel_sizes: odd side of a convolution that each grid passes before its residual blocks, one number for all or
+            one a grid; 1 for none. For a grid of which a code is missing just where it is asked for, such as the part
+            of a grid that is given: residual blocks start as the identity, and learn later to look around.
 
     Raises:
         ValueError: when an argument is out of its range, or there is not one stride for each grid.
@@ -86,6 +99,7 @@ class CodeContext(nn.Module):
         num_blocks: int | Sequence[int] = 3,
         num_fine_blocks: int = 1,
         spatial_dims: int = 2,
+        kernel_sizes: int | Sequence[int] = 1,
     ) -> None:
         super().__init__()
         numbers = [num_embeddings] if isinstance(num_embeddings, int) else list(num_embeddings)
@@ -99,12 +113,17 @@ class CodeContext(nn.Module):
         blocks = [num_blocks] * len(numbers) if isinstance(num_blocks, int) else list(num_blocks)
         if len(blocks) != len(numbers):
             raise InputError(f"num_blocks must have one number for each grid, got {blocks} for {len(numbers)} grids.")
+        kernels = [kernel_sizes] * len(numbers) if isinstance(kernel_sizes, int) else list(kernel_sizes)
+        if len(kernels) != len(numbers) or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            raise InputError(f"kernel_sizes must be odd, one number for each of {len(numbers)} grids, got {kernels}.")
         if min(*blocks, num_fine_blocks) < 0:
             raise InputError(f"numbers of blocks must not be negative, got {num_blocks} and {num_fine_blocks}.")
         self.spatial_size: tuple[int, ...] = ensure_tuple_rep(spatial_size, spatial_dims)
         self.sources = nn.ModuleList(
-            _Source(spatial_dims, number, [-(-size // step) for size in self.spatial_size], step, channels, depth)
-            for number, step, depth in zip(numbers, steps, blocks, strict=True)
+            _Source(
+                spatial_dims, number, [-(-size // step) for size in self.spatial_size], step, channels, depth, kernel
+            )
+            for number, step, depth, kernel in zip(numbers, steps, blocks, kernels, strict=True)
         )
         self.blocks = nn.Sequential(*(PreactivationBlock(spatial_dims, channels) for _ in range(num_fine_blocks)))
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""State dictionaries of a prior brought to another grid, and to other conditions, for fine-tuning."""
+"""State dictionaries of a prior brought to another grid, other contexts and other conditions, for fine-tuning."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-__all__ = ["resample_tables", "transfer_conditions"]
+__all__ = ["resample_tables", "transfer_conditions", "transfer_contexts"]
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -28,6 +28,8 @@ Weights = Mapping[str, torch.Tensor]
 _TABLES = ("position", "position_logits")
 # What expands a code of a coarse grid to a block of the fine one: its rows are channels x positions within the block.
 _EXPANSION = re.compile(r"(.*context_network\..*\.up\.)(weight|bias)")
+# The tensors of a map of contexts: the map, the number of the grid that they are of, if of one, and the rest.
+_CONTEXT = re.compile(r"((?:.*\.)?context_network\.)(?:sources\.(\d+)\.)?(.*)")
 # The tensors of conditions: the network that they are of, and their name there.
 _CONDITIONAL = re.compile(r"(.*?)((?:class_embeddings|value_embedding|condition_heads)\..*)")
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -82,6 +84,62 @@ def _side(rows: int, channels: int, dims: int) -> int | None:
     """Side of the block that so many rows are of; None where they are of none."""
     side = round((rows / channels) ** (1 / dims))
     return side if side > 0 and channels * side**dims == rows else None
+
+
+def transfer_contexts(
+    weights: Weights, like: Weights, before: Sequence[str], now: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """
+    Bring what a prior has learned of the grids of its context to other grids.
+
+    A grid keeps what was learned of it, wherever it stands now. A grid that is not there any more is left out. A new
+    one says nothing at first: a prior without it rates as before.
+
+    Args:
+        weights: the state dictionary of a :class:`~monai_vqprior.networks.GatedPixelCNN` or
+            :class:`~monai_vqprior.networks.HierarchicalPrior`, with :class:`~monai_vqprior.networks.CodeContext` for
+            contexts.
+        like: that of the same network with the other grids.
+        before: names of the grids of the weights, ``context_names``.
+        now: names of the other grids.
+
+    Returns:
+        the weights with those of the other grids; the same weights where they are not those of ``before``.
+    """
+    parts = {key: match.groups() for key in (*weights, *like) if (match := _CONTEXT.fullmatch(key)) is not None}
+    prefixes = {prefix for prefix, _, _ in parts.values()}
+    found, wanted = ({prefix: _grids_of(prefix, state, parts) for prefix in prefixes} for state in (weights, like))
+    leading = {prefix: wanted[prefix] - len(now) for prefix in prefixes}  # a sketch comes before what has a name
+    if any(lead < 0 or found[prefix] != lead + len(before) for prefix, lead in leading.items()):
+        return dict(weights)
+    transferred = {key: value for key, value in weights.items() if key not in parts}
+    for key in (key for key in weights if key in parts):
+        prefix, number, rest = parts[key]
+        if number is None:
+            transferred |= {key: weights[key]} if wanted[prefix] else {}
+            continue
+        place = _place_of(int(number), leading[prefix], before, now)
+        transferred |= {} if place is None else {f"{prefix}sources.{place}.{rest}": weights[key]}
+    for key in (key for key in like if key in parts):
+        prefix, number, rest = parts[key]
+        if number is None:
+            transferred.setdefault(key, like[key])
+        elif _place_of(int(number), leading[prefix], now, before) is None:
+            transferred[key] = torch.zeros_like(like[key]) if rest.startswith("up.") else like[key]
+    return transferred
+
+
+def _grids_of(prefix: str, state: Weights, parts: Mapping[str, tuple[Any, ...]]) -> int:
+    """How many grids the map of contexts of this name has in a state dictionary."""
+    return len({parts[key][1] for key in state if key in parts and parts[key][0] == prefix} - {None})
+
+
+def _place_of(number: int, leading: int, names: Sequence[str], others: Sequence[str]) -> int | None:
+    """Where a grid of a context stands in another context: where its name does, behind the leading grids."""
+    if number < leading:
+        return number
+    name = names[number - leading]
+    return leading + list(others).index(name) if name in others else None
 
 
 def transfer_conditions(

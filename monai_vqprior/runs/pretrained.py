@@ -20,8 +20,10 @@ import ignite.distributed as idist
 import torch
 import torch.nn as nn
 
+from monai_vqprior.data import neighbor_names
 from monai_vqprior.files import tell
-from monai_vqprior.networks import resample_tables, transfer_conditions
+from monai_vqprior.networks import resample_tables, transfer_conditions, transfer_contexts
+from monai_vqprior.runs.prior_settings import SINGLE_SLICES
 from monai_vqprior.runs.settings import PRIOR_SETTINGS, read_settings, settings_beside
 from monai_vqprior.runs.weights import load_weights, read_weights, set_weights, unwrap
 
@@ -32,11 +34,12 @@ def load_pretrained(
     network: nn.Module, path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """
-    Load the weights that fine-tuning starts from, also those of another grid or of other conditions.
+    Load the weights that fine-tuning starts from, also those of another grid, other contexts or other conditions.
 
     What a prior has learned for each position is resampled to the grid of the network
-    (:func:`~monai_vqprior.networks.resample_tables`), and its conditions become those of the network
-    (:func:`~monai_vqprior.networks.transfer_conditions`). A line says so. All else must fit.
+    (:func:`~monai_vqprior.networks.resample_tables`), and its contexts and conditions become those of the network
+    (:func:`~monai_vqprior.networks.transfer_contexts`, :func:`~monai_vqprior.networks.transfer_conditions`). A line
+    says so. All else must fit.
 
     Args:
         network: the network.
@@ -52,14 +55,21 @@ def load_pretrained(
     if isinstance(network, torch.jit.ScriptModule):
         return load_weights(network, path)
     own = unwrap(network).state_dict()
-    weights, sizes = resample_tables(read_weights(path), own)
-    changes = sorted({_resampled(size, own[key].shape[2:]) for key, size in sizes.items()})
+    weights = read_weights(path)
     found = settings_beside(Path(path).parent, PRIOR_SETTINGS)
-    before = [] if found is None else read_settings(found, codebooks=None).get("conditions", [])
+    told = {} if found is None else read_settings(found, codebooks=None)
     now = (settings or {}).get("conditions")
+    changes = []
+    contexts, grids = _context_names({**SINGLE_SLICES, **told}), list(getattr(unwrap(network), "context_names", ()))
+    if now is not None and contexts != grids:
+        weights = transfer_contexts(weights, own, contexts, grids)
+        changes += _changed("contexts", contexts, grids)
+    weights, sizes = resample_tables(weights, own)
+    changes += sorted({_resampled(size, own[key].shape[2:]) for key, size in sizes.items()})
+    before = told.get("conditions", [])
     if now is not None and before != now:
         weights = transfer_conditions(weights, own, before, now)
-        changes += _changed_conditions(before, now)
+        changes += _changed("conditions", *([condition["name"] for condition in some] for some in (before, now)))
     set_weights(network, weights, path)
     if changes and idist.get_rank() == 0:
         tell(f"{path} is brought to this training: {'; '.join(changes)}")
@@ -71,9 +81,14 @@ def _resampled(before: Sequence[int], now: Sequence[int]) -> str:
     return f"what it has learned for {sizes[0]} positions is resampled to {sizes[1]}"
 
 
-def _changed_conditions(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What becomes of conditions, in words."""
-    names = [[condition["name"] for condition in conditions] for conditions in (before, now)]
-    lost, new = ([name for name in one if name not in other] for one, other in (names, names[::-1]))
-    told = {"the conditions left out": lost, "new conditions": new}
+def _context_names(settings: Mapping[str, Any]) -> list[str]:
+    """Names of the grids of the context of a prior."""
+    neighbors = neighbor_names(settings["neighbor_slices"] if settings["neighbor_context"] else 0)
+    return [*neighbors, *(["given"] if settings["given_context"] else [])]
+
+
+def _changed(kind: str, before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """What becomes of conditions or contexts, in words."""
+    lost, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
+    told = {f"the {kind} left out": lost, f"new {kind}": new}
     return [f"{what} {', '.join(which)}" for what, which in told.items() if which]

@@ -28,6 +28,7 @@ SINGLE_SLICES: dict[str, Any] = {
     "neighbor_context": False,
     "neighbor_slices": 1,
     "given_context": False,
+    "given_kernel_size": 1,
     "head_slices": None,
     "head_axis": None,
     "head_affine": None,

@@ -259,6 +259,10 @@ def _check_memory(settings: Mapping[str, Any]) -> None:
         "channels and patch_size": largest("channels") * largest("patch_size") ** 2,
         "prior_channels and num_embeddings": largest("prior_channels") * codes,
         "prior_channels and prior_sketch_block": (largest("prior_channels") * largest("prior_sketch_block")) ** 2,
+        "prior_channels, prior_sketch_channels and given_kernel_size": (
+            max(largest("prior_channels"), largest("prior_sketch_channels")) * largest("given_kernel_size")
+        )
+        ** 2,
         "prior_sketch_channels and prior_sketch_codes": largest("prior_sketch_channels") * sketch_codes,
         "prior_sketch_codes and embedding_dim": 4 * sketch_codes * largest("embedding_dim"),
         "spatial_size and num_embeddings": positions * codes if settings.get("prior_position_logits") else 0,

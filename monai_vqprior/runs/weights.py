@@ -202,19 +202,21 @@ def set_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
     own = unwrap(network).state_dict()
     missing = [key for key in own if key not in weights]
     surplus = [key for key in weights if key not in own]
-    reshaped = [
-        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
+    reshaped = {
+        key: f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
-    ]
+    }
     if missing or surplus or reshaped:
-        example = (reshaped or [f"{key} is missing" for key in missing] or [f"{key} is not known" for key in surplus])[
-            0
+        told = [
+            *reshaped.values(),
+            *(f"{key} is missing" for key in missing),
+            *(f"{key} is not known" for key in surplus),
         ]
-        setting = _setting_of(missing, surplus, [key for key in own if key in weights])
+        setting = _setting_of(missing, surplus, list(reshaped), [key for key in own if key in weights])
         raise InputError(
             f"{path} is of another architecture ({counted(len(missing), 'tensor')} missing, {len(surplus)} unknown, "
-            f"{len(reshaped)} of another shape; {example}): use the settings that it was trained with, such as its "
+            f"{len(reshaped)} of another shape; {told[0]}): use the settings that it was trained with, such as its "
             f"{setting}."
         )
     for key in own:
@@ -224,7 +226,7 @@ def set_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
     unwrap(network).load_state_dict(weights)
 
 
-def _setting_of(missing: Sequence[str], surplus: Sequence[str], shared: Sequence[str]) -> str:
+def _setting_of(missing: Sequence[str], surplus: Sequence[str], reshaped: Sequence[str], shared: Sequence[str]) -> str:
     """The setting that weights tell by their names to be another one than that of the network."""
 
     def some(keys: Sequence[str], *beginnings: str) -> bool:
@@ -232,6 +234,8 @@ def _setting_of(missing: Sequence[str], surplus: Sequence[str], shared: Sequence
 
     if some(missing, "sketch_prior.embedding."):
         return "--prior_sketch_block 0 for a prior without sketch"
+    if all(".surroundings." in key for key in (*missing, *surplus, *reshaped)):
+        return "--given_kernel_size, 1 for a prior of an earlier version"
     # Only grids of the context give one of these a context network: a prior of sketches, or one without sketch.
     contexts = "sketch_prior.context_network.", "context_network."
     if some([*missing, *surplus], *contexts) and some(shared, *contexts):

@@ -329,6 +329,28 @@ class TestCodeGridDataset:
         torch.rand(1)
         assert all(torch.equal(dataset[i]["given"], again[i]) for i in reversed(range(3)))
 
+    def test_codes_that_are_given_are_those_beside_the_hole(self) -> None:
+        """Of the slice with its hole hidden; in the hole the codes are those of the whole slice."""
+        grids = torch.arange(3)[:, None, None].repeat(1, 2, 2)
+        hidden = grids[None] + 5
+        hidden[..., 0, 0] = -1
+        dataset = CodeGridDataset(grids, views=grids[None] + 10, seed=0, given=GivenCodes(0, 0), given_views=hidden)
+        changed = 0
+        for epoch in range(10):
+            dataset.set_epoch(epoch)
+            for i in range(3):
+                codes, given = dataset[i]["codes"], dataset[i]["given"]
+                known = given >= 0
+                assert torch.equal(given[known], codes[known])
+                if codes.max() < 10:
+                    assert given.tolist() == [[-1, i + 5], [i + 5, i + 5]]
+                    assert codes.tolist() == [[i, i + 5], [i + 5, i + 5]]
+                changed += int(codes.max() >= 10)
+        assert 5 < changed < 25
+        for options in ({"given": None}, {"given_views": hidden[:0]}, {"given_views": hidden[0]}):
+            with pytest.raises(ValueError, match=r"given_views must be \(V, 3, 2, 2\) and need given"):
+                CodeGridDataset(grids, **{"given": GivenCodes(), "given_views": hidden, **options})
+
     def test_all_neighbors_are_there_without_dropout(self) -> None:
         grids = torch.arange(3)[:, None, None].expand(3, 2, 2)
         dataset = CodeGridDataset(grids, neighbors=torch.tensor([2, -1, 0]))

@@ -83,3 +83,29 @@ def test_a_share_of_grids_has_nothing_given() -> None:
     assert sum(nothing) / 300 == pytest.approx(0.3, abs=0.08)
     with pytest.raises(InputError, match=r"dropout must be at least 0 and at most 1, got 1\.5"):
         GivenCodes(dropout=1.5)
+
+
+def test_scattered_codes_have_given_neighbors() -> None:
+    """Where regions are missing few codes are beside a given one, where scattered codes are most of them."""
+    grid, draw = torch.zeros(32, 32).long(), torch.Generator().manual_seed(5)
+
+    def beside_given(scattered: float) -> tuple[float, float]:
+        """The mean share of codes that are missing, and of those the share with the code below them given."""
+        given = torch.stack([GivenCodes(0, scattered)(grid, draw) for _ in range(200)]) >= 0
+        return float((~given).float().mean()), float(given[:, 1:][~given[:, :-1]].float().mean())
+
+    assert beside_given(1.0) == pytest.approx((0.5, 0.44), abs=0.03)  # E[s (1 - s)] / E[s] of shares 0.2 to 0.8
+    assert beside_given(0.0)[1] < 0.3
+    with pytest.raises(InputError, match=r"scattered must be at least 0 and at most 1, got -1"):
+        GivenCodes(scattered=-1)
+
+
+def test_a_region_is_missing_as_its_slice_was_encoded() -> None:
+    grid, draw = torch.zeros(4, 4).long(), torch.Generator().manual_seed(6)
+    views = torch.stack([torch.full((4, 4), 1), torch.full((4, 4), 2)]).int()
+    views[:, 0, 0] = -1
+    drawn = [GivenCodes(0, 0)(grid, draw, views) for _ in range(20)]
+    assert {int(given[1, 1]) for given in drawn} == {1, 2}
+    assert all(given.dtype == grid.dtype and given[0, 0] == -1 for given in drawn)
+    assert set(GivenCodes(0, 1)(grid, draw, views).unique().tolist()) == {-1, 0}  # scattered codes of the whole slice
+    assert (GivenCodes(1, 0)(grid, draw, views) == -1).all()

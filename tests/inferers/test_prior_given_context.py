@@ -129,23 +129,52 @@ def test_by_way_of_a_sketch() -> None:
     assert not torch.equal(drawn[1][:, :2], drawn[0][:, :2])
 
 
-def test_a_training_learns_to_look_below_a_hole() -> None:
-    """Grids of one code each: what is given below tells the first code, which is a guess without it."""
+def trained(grids: torch.Tensor, size: int, kernel_size: int, steps: int) -> GatedPixelCNN:
+    """A small prior of grids (N, size, size), trained with what is given of them, in batches of at most eight."""
     torch.manual_seed(0)
-    grids = torch.arange(6)[:, None, None].expand(6, 4, 4)
-    dataset = CodeGridDataset(grids, seed=0, given=GivenCodes(dropout=0.3))
+    number = int(grids.max()) + 1
+    dataset = CodeGridDataset(grids, seed=0, given=GivenCodes())
     prepare = PrepareBatchCodes(context_keys=["given"])
-    context = CodeContext(6, 4, 12, 1, num_blocks=1)
-    prior = GatedPixelCNN(2, 6, 4, 12, 2, context_network=context, context_names=("given",))
+    context = CodeContext(number, size, 12, 1, num_blocks=1, kernel_sizes=kernel_size)
+    prior = GatedPixelCNN(2, number, size, 12, 2, context_network=context, context_names=("given",))
     optimizer, loss = torch.optim.Adam(prior.parameters(), 0.01), BitsPerCodeLoss()
-    for step in range(150):
-        dataset.set_epoch(step)
-        codes, target, _, known = prepare(default_collate([dataset[i] for i in range(6)]))
+    batches = list(torch.arange(len(grids)).split(8))
+    for step in range(steps):
+        dataset.set_epoch(step // len(batches))
+        batch = default_collate([dataset[int(i)] for i in batches[step % len(batches)]])
+        codes, target, _, known = prepare(batch)
         optimizer.zero_grad()
         loss(prior(codes, **known), target).backward()
         optimizer.step()
+    return prior.eval()
+
+
+def test_a_training_learns_to_look_below_a_hole() -> None:
+    """Grids of one code each: what is given below tells the first code, which is a guess without it."""
+    grids = torch.arange(6)[:, None, None].expand(6, 4, 4)
+    prior = trained(grids, 4, kernel_size=1, steps=150)
     below = torch.full((6, 1, 4, 4), -1)
     below[:, 0, 2:] = grids[:, 2:]
     inferer = VQPriorInferer()
-    assert inferer.bits(grids, prior.eval(), context=below)[:, 0, 0].mean() < 1.5
+    assert inferer.bits(grids, prior, context=below)[:, 0, 0].mean() < 1.5
     assert inferer.bits(grids, prior)[:, 0, 0].mean() > 2.2
+
+
+def test_a_short_training_learns_what_is_around_a_code() -> None:
+    """
+    Rows in pairs: the code below tells a code of the upper row, which is 3 bits without it.
+
+    With ``GivenCodes(scattered=0)`` 2.7 bits are left after as many steps, and with ``kernel_sizes=1`` 3.1.
+    """
+
+    def pairs() -> torch.Tensor:
+        return torch.randint(8, (64, 3, 6), generator=draw).repeat_interleave(2, 1)
+
+    draw = torch.Generator().manual_seed(1)
+    prior = trained(pairs(), 6, kernel_size=3, steps=160)
+    hole = torch.zeros(6, 6, dtype=torch.bool)
+    hole[2::2, ::2] = True  # single codes of upper rows
+    grids, inferer = pairs(), VQPriorInferer()
+    known = grids.masked_fill(hole, -1)[:, None]
+    assert inferer.bits(grids, prior, context=known)[:, hole].mean() < 2
+    assert inferer.bits(grids, prior)[:, hole].mean() > 2.9

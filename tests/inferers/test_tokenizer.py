@@ -28,9 +28,9 @@ from monai_vqprior.data import SliceDataset
 from monai_vqprior.engines import PrepareBatchSlices
 from monai_vqprior.errors import InputError
 from monai_vqprior.handlers import SSIM
-from monai_vqprior.inferers import TokenizerInferer, encode_grids, encode_views
+from monai_vqprior.inferers import TokenizerInferer, encode_given, encode_grids, encode_views
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
-from monai_vqprior.transforms import BytesToUnitd
+from monai_vqprior.transforms import BytesToUnitd, fill_from_nearest
 
 MakePrior = Callable[..., GatedPixelCNN]
 
@@ -251,3 +251,26 @@ class TestEncodeViews:
         for number in (0, -1, 1.5):
             with pytest.raises(InputError, match=r"num_views .* must be a whole number of at least 1"):
                 encode_views(ours(), self.dataset([BytesToUnitd("image")]), number)  # type: ignore[arg-type]
+
+
+class TestEncodeGiven:
+    def test_codes_of_the_slices_with_a_hole_hidden(self) -> None:
+        network, dataset = ours().eval(), TestEncodeViews.dataset(None)
+        grids = encode_grids(network, dataset, progress=False)
+        given = encode_given(network, dataset, grids, 3, seed=1, batch_size=2, progress=False)
+        assert given.dtype == torch.int32
+        assert given.shape == (3, 5, 4, 4)
+        different = 0
+        for view in given:
+            for image, grid, whole in zip(dataset.images, view, grids, strict=True):
+                known = (grid >= 0).numpy()
+                hole = torch.from_numpy(np.kron(~known, np.ones((4, 4), bool)))
+                hidden = fill_from_nearest(image, hole[None])[None].float() / 255
+                assert np.array_equal(grid[known], nearest_codes(network, hidden)[0][known])
+                different += int((grid != whole)[known].sum())
+        assert different  # beside the holes
+        assert (given < 0).flatten(1).any(1).all()
+        assert len(torch.unique(given[:, 0], dim=0)) == 3
+        for seed, same in ((1, True), (2, False)):
+            again = encode_given(network, dataset, grids, 3, seed=seed, progress=False)
+            assert torch.equal(again < 0, given < 0) == same

@@ -27,6 +27,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "2-D, sketch": {"spatial_size": (4, 6), "strides": 2, "num_embeddings": 5},
     "2-D, neighbor": {"spatial_size": (3, 4), "strides": 1, "num_embeddings": 6},
     "2-D, both": {"spatial_size": (4, 4), "strides": [2, 1], "num_embeddings": [5, 6]},
+    "2-D, surroundings": {"spatial_size": (4, 4), "strides": [2, 1], "num_embeddings": [5, 6], "kernel_sizes": [1, 3]},
     "2-D, blocks cut off": {"spatial_size": (5, 3), "strides": 2, "num_embeddings": 5},
     "3-D, sketch": {"spatial_dims": 3, "spatial_size": (2, 4, 2), "strides": 2, "num_embeddings": 5},
     "3-D, both": {"spatial_dims": 3, "spatial_size": (2, 3, 2), "strides": [2, 1], "num_embeddings": [5, 6]},
@@ -161,6 +162,22 @@ def test_a_sketch_code_is_read_once_a_block() -> None:
             np.testing.assert_allclose(got[:, :, 2 * place : 2 * place + 2], vector, rtol=1e-5)
 
 
+def test_surroundings_are_read_from_the_first_step_on() -> None:
+    """Residual blocks start as the identity, so without the convolution a map knows nothing of the codes around."""
+    codes = torch.arange(25).view(1, 1, 5, 5) % 3
+    codes[..., 2, 2] = -1
+    other = codes.clone()
+    other[..., 3, 1] = 0 if codes[..., 3, 1] else 1
+    for kernel, reaches in ((1, False), (3, True)):
+        torch.manual_seed(0)
+        network = CodeContext(num_embeddings=3, spatial_size=5, channels=4, strides=1, kernel_sizes=kernel)
+        with torch.no_grad():
+            moved = (network(other) - network(codes)).abs().amax(1)[0]
+        assert bool(moved[2, 2] > 0) == reaches
+        assert moved[3, 1] > 0
+        assert moved[0, 4] == 0
+
+
 @each_context
 def test_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
     network = prior(options).train()
@@ -191,6 +208,8 @@ def test_as_torchscript(options: dict[str, Any], tmp_path: Path) -> None:
         ({"num_embeddings": []}, r"one number for each grid, got \[\] and \[4\]"),
         ({"num_embeddings": 0}, r"must be positive, got \[0\] and \[4\]"),
         ({"strides": 0}, r"must be positive, got \[512\] and \[0\]"),
+        ({"kernel_sizes": 2}, r"kernel_sizes must be odd, one number for each of 1 grids, got \[2\]"),
+        ({"kernel_sizes": [1, 3]}, r"one number for each of 1 grids, got \[1, 3\]"),
         ({"num_blocks": -1}, "must not be negative, got -1 and 1"),
     ],
 )

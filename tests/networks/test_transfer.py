@@ -26,6 +26,7 @@ from monai_vqprior.networks import (
     HierarchicalPrior,
     resample_tables,
     transfer_conditions,
+    transfer_contexts,
 )
 
 AGE: dict[str, Any] = {"name": "age", "mean": 50.0, "std": 20.0}
@@ -162,3 +163,61 @@ def test_weights_of_other_conditions_than_said_are_left_alone(told: list[dict[st
     found = transfer_conditions(old, own, told, [GROUP])
     assert set(found) == set(old)
     assert all(found[key] is old[key] for key in old)
+
+
+def with_contexts(names: list[str], sketch: bool) -> GatedPixelCNN:
+    """A new prior of 4 x 4 codes with grids in its context, behind a coarse one or alone."""
+    strides = [2] * sketch + [1] * len(names)
+    context = CodeContext([5] * len(strides), 4, 6, strides, num_blocks=1) if strides else None
+    return GatedPixelCNN(2, 5, 4, 6, 2, context_network=context, context_names=names).eval()
+
+
+@pytest.mark.parametrize("sketch", [False, True])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ([], ["given"]),
+        (["given"], ["neighbor", "neighbor_2", "given"]),
+        (["neighbor", "given"], ["given", "neighbor"]),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_grids_of_a_context_keep_their_meaning(before: list[str], now: list[str], sketch: bool) -> None:
+    """New ones change nothing, whatever they are."""
+    old, new = with_contexts(before, sketch), with_contexts(now, sketch)
+    randomized(old)
+    new.load_state_dict(transfer_contexts(old.state_dict(), new.state_dict(), before, now))
+    codes, coarse = torch.arange(16).view(1, 4, 4) % 5, torch.tensor([[[4, 4, 1, 1], [4, 4, 1, 1], [2] * 4, [2] * 4]])
+    grids = {name: torch.randint(5, (1, 4, 4)) for name in now}
+
+    def rated(prior: GatedPixelCNN, names: list[str]) -> torch.Tensor:
+        known = [coarse] * sketch + [grids[name] for name in names]
+        return prior(codes, context=torch.stack(known, 1) if known else None)
+
+    torch.testing.assert_close(rated(new, now), rated(old, before), atol=1e-5, rtol=1e-5)
+
+
+def test_grids_of_a_context_come_and_go() -> None:
+    old, new = with_contexts(["neighbor", "given"], True), with_contexts(["given"], True)
+    randomized(old)
+    found = transfer_contexts(old.state_dict(), new.state_dict(), ["neighbor", "given"], ["given"])
+    new.load_state_dict(found)
+    for place, number in ((0, 0), (1, 2)):
+        key = "context_network.sources.{}.embedding.weight"
+        assert torch.equal(found[key.format(place)], old.state_dict()[key.format(number)])
+    alone = with_contexts([], False)
+    alone.load_state_dict(transfer_contexts(new.state_dict(), alone.state_dict(), ["sketch", "given"], []))
+    told_wrongly = transfer_contexts(new.state_dict(), alone.state_dict(), ["given"], [])
+    assert set(told_wrongly) == set(new.state_dict())  # the file beside them may be a stranger's
+
+
+def test_a_new_grid_can_be_learned() -> None:
+    old, new = with_contexts([], False), with_contexts(["given"], False)
+    randomized(old)
+    new.load_state_dict(transfer_contexts(old.state_dict(), new.state_dict(), [], ["given"]))
+    codes = torch.arange(16).view(1, 4, 4) % 5
+    new(codes, context=codes[None]).square().sum().backward()
+    up = new.context_network.sources[0].up.weight
+    assert up.grad is not None
+    assert up.grad.any()

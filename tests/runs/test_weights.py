@@ -246,6 +246,8 @@ class TestLoadWeights:
                 ["sketch_prior.context_network.a"],
                 "--neighbor_slices ",
             ),
+            ([], ["code_prior.context_network.sources.1.surroundings"], "--given_kernel_size, "),
+            (["context_network.sources.0.surroundings"], [], "--given_kernel_size, "),
             (["code_prior.b", "sketch_prior.embedding", "sketch_prior.context_network.a"], [], "--spatial_size"),
         ],
     )
