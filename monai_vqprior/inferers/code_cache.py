@@ -123,9 +123,7 @@ def grids_of_rows(
     return encode_images(network, dataset.images[rows], device, progress=progress)
 
 
-def _path(
-    network: Any, dataset: SliceDataset, folder: str | os.PathLike[str], device: torch.device | str
-) -> Path:
+def _path(network: Any, dataset: SliceDataset, folder: str | os.PathLike[str], device: torch.device | str) -> Path:
     """The file of the codes of a data set."""
     pixels = hashlib.sha256(repr(tuple(dataset.images.shape)).encode() + dataset.images.numpy().tobytes())
     return Path(folder) / f"{fingerprint(network)}_{pixels.hexdigest()[:16]}_{torch.device(device).type}.pt"

@@ -153,10 +153,15 @@ def test_what_was_rated_is_not_rated_again(
     monkeypatch.setattr(VQPriorInferer, "bits", count_bits)
     monkeypatch.setattr(AutoencoderVQ, "index_quantize", count_codes)
     run = shutil.copytree(evaluated, tmp_path / "run")
-    number = {split: len(list((phantom / f"keras_png_slices_{split}").iterdir())) for split in ("train", "validate", "test")}
+    number = {
+        split: len(list((phantom / f"keras_png_slices_{split}").iterdir())) for split in ("train", "validate", "test")
+    }
     results = []
     # Reconstructions are those of 4 training slices, twice as many as there are samples.
-    for expected in ((number["train"], number["validate"]), (number["train"] + number["test"], sum(number.values()) + 4)):
+    for expected in (
+        (number["train"], number["validate"]),
+        (number["train"] + number["test"], sum(number.values()) + 4),
+    ):
         rated[0] = encoded[0] = 0
         assert audit(run, phantom, [], run, "--overwrite")[0] in (0, 3)
         assert (rated[0], encoded[0]) == expected
