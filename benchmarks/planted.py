@@ -10,7 +10,6 @@
 # limitations under the License.
 
 from __future__ import annotations
-from __future__ import annotations
 
 import argparse
 import shutil
@@ -26,7 +25,7 @@ from monai_vqprior.cli import main as vqprior
 from monai_vqprior.data import SliceDataset, SliceFolder
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import read_json, write_png
-from monai_vqprior.report import load_sample
+from monai_vqprior.report.samples import load_sample
 from monai_vqprior.transforms import LoadSliced
 
 __all__ = ["changed", "measure"]
@@ -131,15 +130,15 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         told = measure(options.dataset_dir, options.output_dir, Path(folder) / "run", options.planted)
+    kinds = {
+        "planted training slices": ("planted", "found"),
+        "samples beside them": ("samples", "flagged"),
+        "of test subjects": ("unseen", "false_alarms"),
+        "of validation subjects": ("validation", "validation_alarms"),
+    }
     rows: list[Row] = [
-        {"slices": "planted training slices", "number": told["planted"], "taken for copies": told["found"]},
-        {"slices": "samples beside them", "number": told["samples"], "taken for copies": told["flagged"]},
-        {"slices": "of test subjects", "number": told["unseen"], "taken for copies": told["false_alarms"]},
-        {
-            "slices": "of validation subjects",
-            "number": told["validation"],
-            "taken for copies": told["validation_alarms"],
-        },
+        {"slices": kind, "number": told[number], "taken for copies": told[taken]}
+        for kind, (number, taken) in kinds.items()
     ]
     finish(parser, options, told, {"copies": rows})
 
