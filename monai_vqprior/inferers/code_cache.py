@@ -31,7 +31,8 @@ __all__ = ["cached_grids", "grids_of_rows", "keep_grids", "remove_old"]
 
 logger = logging.getLogger(__name__)
 
-# Files of a kind in a folder at most. Those that were not used for longest are removed, such as those of a network that is gone.
+# Files of a kind in a folder at most. Those that were not used for longest are removed, such as those of a network that
+# is gone.
 _MOST_FILES = 4
 _NAME = re.compile(r"[0-9a-f]{16}_[0-9a-f]{16}_[a-z]+\.pt|[0-9a-f]{16}_[a-z]+\.json")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from monai_vqprior.audit import THRESHOLDS, WORDS
