@@ -109,7 +109,7 @@ def write_audit(
     if prior is not None:
         member = rate_membership(autoencoder, prior, train, test, validation, known, table, seed, device, folder)
     measures = {**newness.measures, "recognized": None if member is None else member.recognized}
-    verdict = judge_newness(measures, newness.summary["copy_threshold"]["found"])
+    verdict = judge_newness(measures, newness.summary["copy_threshold"]["found"], len(samples))
     record = path.parent / "samples.json"
     settings = read_json(record, "draw the samples again", _MOST_BYTES) if record.is_file() else {}
     content: dict[str, Any] = {
