@@ -22,15 +22,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import codebook, gpu, sampler
+from benchmarks import codebook, gpu, planted, sampler
 from benchmarks.memory import peak_in_new_process
 from benchmarks.prior import Transformer
 from benchmarks.record import make_record
 from benchmarks.tables import DOCUMENTS, RESULTS, ROOT, filled, records_of
 from monai_vqprior.errors import InputError
+from monai_vqprior.files import write_png
 
 FIELDS = {"command", "date", "commit", "machine", "versions", "summary", "tables"}
 RECORDS = sorted(RESULTS.glob("*.json"))
@@ -133,6 +136,47 @@ def test_the_record_of_the_sampler(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_the_peak_of_a_call_in_a_process_of_its_own() -> None:
     """64 MB of text, whatever this process has in use."""
     assert peak_in_new_process(partial, mul, b"x", 64 * 2**20) == pytest.approx(64, abs=2)
+
+
+def test_copies_are_planted_and_counted(phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two samples becomes a moved, brighter training slice; then test slices take the place of both."""
+    seen: list[list[np.ndarray]] = []
+
+    def pictures(folder: Path) -> list[np.ndarray]:
+        return [np.asarray(Image.open(path)) for path in sorted(folder.glob("sample_*.png"))]
+
+    def say(run: Path, dataset_dir: str, more: object) -> dict[str, Any]:
+        """An audit that takes the first sample for a copy, and nothing else."""
+        seen.append(pictures(run / "samples"))
+        names = [f"samples/sample_{number:05d}.png" for number in range(2)]
+        nearest = [
+            {"file": name, "nearest": f"a/{first.name}", "copy": not number} for number, name in enumerate(names)
+        ]
+        threshold = {"false_alarms": 0.25}
+        return {
+            "nearest": nearest, "verdict": "look", "validation_slices": 4, "newness": {"copy_threshold": threshold}
+        }  # fmt: skip
+
+    first = min((phantom / "keras_png_slices_train").iterdir())
+    monkeypatch.setattr(planted, "audited", say)
+    drawn = tmp_path / "drawn"
+    for number in range(2):
+        write_png(drawn / "samples" / f"sample_{number:05d}.png", np.full((32, 32), number, np.uint8))
+    before = pictures(drawn / "samples")
+    told = planted.measure(str(phantom), str(drawn), tmp_path / "run", 1)
+    assert told == {
+        "planted": 1, "found": 1, "named": 1, "samples": 1, "flagged": 0, "unseen": 2, "false_alarms": 1,
+        "validation": 4, "validation_alarms": 1, "verdict": "look", "verdict_unseen": "look",
+    }  # fmt: skip
+    (copy, other), unseen = seen
+    source = np.roll(np.asarray(Image.open(first)), 3, 1)
+    np.testing.assert_allclose(copy, np.clip(1.15 * source + 6, 0, 255), atol=0.51)
+    assert np.array_equal(other, before[1])
+    tests = [np.asarray(Image.open(path)) for path in (phantom / "keras_png_slices_test").iterdir()]
+    assert all(any(np.array_equal(image, real) for real in tests) for image in unseen)
+    assert all(map(np.array_equal, pictures(drawn / "samples"), before))  # the run is left as it is
+    with pytest.raises(InputError, match="of 2 samples"):
+        planted.measure(str(phantom), str(drawn), tmp_path / "other", 3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -402,14 +402,24 @@ def test_demo(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     words += ["--bundle", str(bundle)]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert printed.count("$ python -m monai.bundle run") == 7
+    assert printed.count("$ python -m monai.bundle run") == 8
     shipped = tmp_path / "demo" / "shipped"
     assert f"those of the phantom: {shipped / 'samples.png'}" in printed.splitlines()[-2]
     with Image.open(shipped / "samples" / "sample_00000.png") as sample:
         assert sample.size == (32, 32)  # of the bundle; the demo's own are of 128 pixels
     assert printed.splitlines()[-1].startswith("mean SSIM of the test split: 0.")
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert {"metrics.json", "reconstructions.png", "samples.png", "report.html", "samples", "reconstructions"} <= names
+    assert "look: 10 samples are few" in printed
+    assert "Are the 10 samples new?" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert {
+        "audit.json",
+        "metrics.json",
+        "reconstructions.png",
+        "samples.png",
+        "report.html",
+        "samples",
+        "reconstructions",
+    } <= names
     assert "--overwrite" in fails(capsys, *words)
 
 

@@ -33,14 +33,12 @@ from monai_vqprior.audit.newness import (
     share_below,
     subject_means,
 )
+from monai_vqprior.audit.real_features import Overlap, RealFeatures, kernel_discrepancy, overlap
 from monai_vqprior.audit.two_samples import (
-    Overlap,
     area_under_curve,
     classifier_auc,
     frechet_distance,
-    kernel_discrepancy,
     ks_distance,
-    overlap,
     true_positive_rate,
 )
 from monai_vqprior.audit.verdict import THRESHOLDS, VERDICTS, Verdict, judge_newness, share_interval
@@ -56,6 +54,7 @@ __all__ = [
     "Figure",
     "Matches",
     "Overlap",
+    "RealFeatures",
     "Verdict",
     "area_under_curve",
     "classifier_auc",

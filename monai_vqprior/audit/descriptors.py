@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -144,8 +146,16 @@ def _sides(image: np.ndarray, brain: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _spectrum_slope(image: np.ndarray) -> float:
     """Slope of log power on log frequency, from a sixteenth of the sampling frequency to half of it."""
-    power = np.abs(np.fft.rfft2(image - image.mean())) ** 2
-    frequency = np.hypot(np.fft.fftfreq(image.shape[0])[:, None], np.fft.rfftfreq(image.shape[1])[None])
-    band = (frequency >= 1 / 16) & (frequency <= 1 / 2)
+    band, frequency = _band(image.shape)
+    power = np.abs(np.fft.rfft2(image - image.mean())[band]) ** 2
     # A constant image has no power at any frequency.
-    return float(np.polyfit(np.log(frequency[band]), np.log(power[band] + 1e-12), 1)[0])
+    return float(frequency @ np.log(power + 1e-12) / (frequency @ frequency))
+
+
+@lru_cache(maxsize=8)
+def _band(size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The frequencies of a spectrum (H, W / 2 + 1) that count, and the logarithms of these, less their mean."""
+    frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None])
+    band = (frequency >= 1 / 16) & (frequency <= 1 / 2)
+    logarithm = np.log(frequency[band])
+    return band, logarithm - logarithm.mean()

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from monai_vqprior.audit.descriptors import ANATOMY, DESCRIPTORS, coarse_pictures, describe
-from monai_vqprior.audit.two_samples import classifier_auc, frechet_distance, kernel_discrepancy, ks_distance, overlap
+from monai_vqprior.audit.real_features import RealFeatures
+from monai_vqprior.audit.two_samples import classifier_auc, frechet_distance, ks_distance
 from monai_vqprior.metrics import FittingMSSSIMMetric, Interval
 from monai_vqprior.transforms import BytesToUnit
 
@@ -186,9 +187,10 @@ def compare_sets(
         raise ValueError(f"two samples and four real slices are needed, got {len(samples)} and {len(real)}.")
     rng = np.random.default_rng(seed)
     draws = [rng.choice(len(real), number, replace=False) for _ in range(num_draws)]
-    own = _figures_of(samples.take(rng.choice(len(samples), number, replace=False)), test)
-    of_real = [_figures_of(real.take(rows), test) for rows in draws]
-    of_reconstructions = [_figures_of(reconstructions.take(rows), test) for rows in draws]
+    figures_of = _Test(test).figures_of
+    own = figures_of(samples.take(rng.choice(len(samples), number, replace=False)))
+    of_real = [figures_of(real.take(rows)) for rows in draws]
+    of_reconstructions = [figures_of(reconstructions.take(rows)) for rows in draws]
     figures = [
         _judge(name, value, [drawn[name] for drawn in of_real], [drawn[name] for drawn in of_reconstructions])
         for name, value in own.items()
@@ -200,18 +202,43 @@ def compare_sets(
     return figures
 
 
-def _figures_of(generated: DescribedSlices, real: DescribedSlices) -> dict[str, float]:
-    """All figures of a set in the place of the samples."""
-    figures = {f"ks_{name}": ks_distance(generated.descriptors[name], real.descriptors[name]) for name in DESCRIPTORS}
-    for space in _SPACES:
-        ours, theirs = _standardized(_features(generated, space), _features(real, space))
-        figures |= {f"{name}_{space}": value for name, value in asdict(overlap(ours, theirs, real.subjects)).items()}
-        figures[f"frechet_{space}"] = frechet_distance(ours, theirs)
-        figures[f"mmd_{space}"] = kernel_discrepancy(ours, theirs)
-    for space, names in (("anatomy", ANATOMY), ("texture", tuple(DESCRIPTORS))):
-        ours, theirs = _seen(generated, names), _seen(real, names)
-        figures[f"classifier_{space}"] = classifier_auc(ours, theirs, real.subjects)
-    return figures
+class _Test:
+    """The test slices, standardized once for all sets that are compared with them."""
+
+    def __init__(self, slices: DescribedSlices) -> None:
+        self.slices = slices
+        self.spaces = {space: _Space(_features(slices, space), slices.subjects) for space in _SPACES}
+
+    def figures_of(self, generated: DescribedSlices) -> dict[str, float]:
+        """All figures of a set in the place of the samples."""
+        real = self.slices
+        figures = {
+            f"ks_{name}": ks_distance(generated.descriptors[name], real.descriptors[name]) for name in DESCRIPTORS
+        }
+        for name, space in self.spaces.items():
+            figures |= {f"{key}_{name}": value for key, value in space.figures_of(_features(generated, name)).items()}
+        for name, names in (("anatomy", ANATOMY), ("texture", tuple(DESCRIPTORS))):
+            ours, theirs = _seen(generated, names), _seen(real, names)
+            figures[f"classifier_{name}"] = classifier_auc(ours, theirs, real.subjects)
+        return figures
+
+
+class _Space:
+    """Features (M, D) of the test slices, in their own standard deviations."""
+
+    def __init__(self, features: np.ndarray, subjects: Sequence[Hashable] | None) -> None:
+        self.center, self.scale = features.mean(0), features.std(0)
+        self.scale[self.scale == 0] = 1
+        self.real = RealFeatures(self._standardized(features), subjects)
+
+    def figures_of(self, features: np.ndarray) -> dict[str, float]:
+        """The figures of features (N, D) in the place of those of the samples."""
+        generated = self._standardized(features)
+        overlap, discrepancy = self.real.compare(generated)
+        return {**asdict(overlap), "frechet": frechet_distance(generated, self.real.features), "mmd": discrepancy}
+
+    def _standardized(self, features: np.ndarray) -> np.ndarray:
+        return (features - self.center) / self.scale
 
 
 def _seen(slices: DescribedSlices, names: Sequence[str]) -> np.ndarray:
@@ -224,13 +251,6 @@ def _features(slices: DescribedSlices, space: str) -> np.ndarray:
     if space == "encodings":
         return slices.encodings
     return np.column_stack([slices.descriptors[name] for name in ANATOMY])
-
-
-def _standardized(generated: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets in standard deviations of the real one."""
-    center, scale = real.mean(0), real.std(0)
-    scale[scale == 0] = 1
-    return (generated - center) / scale, (real - center) / scale
 
 
 def _judge(name: str, value: float, real: Sequence[float], reconstructions: Sequence[float]) -> Figure:

@@ -55,7 +55,7 @@ def match_images(
     Find the reference that each image resembles most up to a shift, a flip, a scale of 4 % and any linear contrast.
 
     All pairs are compared on pictures of about 32 x 32 pixels. The 16 best are compared in full, by the normalized
-    cross-correlation, which fast Fourier transforms have at all shifts at once.
+    cross-correlation at all of the shifts.
 
     Args:
         images: (N, 1, H, W) uint8, or floating point.
@@ -125,17 +125,37 @@ def _candidates(images: torch.Tensor, references: torch.Tensor, shift: int) -> t
 
 def _correlations(images: torch.Tensor, references: torch.Tensor, shift: int) -> torch.Tensor:
     """The largest correlation (n, C) of images (n, 1, H, W) with their candidates (n, C, 1, H, W)."""
-    size = images.shape[-2:]
-    spectra = torch.fft.rfft2(_normalized(_variants(images)))  # (n, V, H, W / 2 + 1)
-    others = torch.fft.rfft2(_normalized(references[:, :, 0]))  # (n, C, H, W / 2 + 1)
-    reach = [min(shift, (side - 1) // 2) for side in size]
-    rows, columns = (torch.arange(-r, r + 1, device=images.device) % side for r, side in zip(reach, size, strict=True))
-    best = []
-    for variant in range(spectra.shape[1]):
-        product = spectra[:, variant, None].conj() * others
-        shifted = torch.fft.irfft2(product, s=size)[:, :, rows][:, :, :, columns]  # (n, C, 2 s + 1, 2 s + 1)
-        best.append(shifted.amax((-2, -1)))
-    return torch.stack(best).amax(0)
+    height, width = images.shape[-2:]
+    reach = _reach(shift, height)
+    # Lines are transformed, columns are not: for a few shifts matrix products cost less than transforms back.
+    spectra = torch.fft.rfft(_normalized(_variants(images))).permute(0, 3, 1, 2)  # (n, F, V, H)
+    others = torch.fft.rfft(_normalized(references[:, :, 0])).permute(0, 3, 2, 1)  # (n, F, H, C)
+    around = [spectra[..., height - reach :], spectra, spectra[..., :reach]]
+    moved = torch.cat(around, -1).unfold(-1, height, 1).flatten(2, 3)  # (n, F, V S, H)
+    products = torch.view_as_real(moved @ others.conj()).permute(0, 2, 3, 1, 4)  # (n, V S, C, F, 2)
+    correlation = products.flatten(3) @ _inverse_transform(width, shift, images.device)  # (n, V S, C, S)
+    return correlation.amax((1, 3))
+
+
+def _reach(shift: int, side: int) -> int:
+    """The largest shift along an axis: as far as asked, and less than half of the side."""
+    return min(shift, (side - 1) // 2)
+
+
+def _inverse_transform(width: int, shift: int, device: torch.device) -> torch.Tensor:
+    """
+    What ``torch.fft.irfft`` does to the conjugate of a spectrum, at a few places.
+
+    Returns:
+        (2 F, S), for real and imaginary parts in turn.
+    """
+    frequencies = torch.arange(width // 2 + 1, dtype=torch.float64)
+    # Each frequency stands for its negative, too, except the first, and the last of an even width.
+    weight = torch.where((frequencies == 0) | (2 * frequencies == width), 1.0, 2.0) / width
+    reach = _reach(shift, width)
+    angles = 2 * math.pi / width * torch.outer(frequencies, torch.arange(-reach, reach + 1, dtype=torch.float64))
+    back = weight[:, None, None] * torch.stack([angles.cos(), angles.sin()], 1)  # (F, 2, S)
+    return back.flatten(0, 1).float().to(device)
 
 
 def _variants(images: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,9 @@ VERDICTS = ("pass", "look", "fail")
 # Of known copies at least this share must be found, for the absence of copies to mean something.
 _LEAST_FOUND = 0.9
 
+# With no copy among fewer samples, more than 0.1 of all samples may be copies: the end of the exact 95 % interval.
+_LEAST_SAMPLES = 36
+
 #: For each measure of newness, above what value the lower end of its interval means ``look``, and ``fail``. Training
 #: slices fail when they are recognized as surely as known copies must be; above a half, most of them are recognized.
 THRESHOLDS: Mapping[str, tuple[float, float]] = {
@@ -61,17 +64,20 @@ def share_interval(count: int, total: int) -> Interval:
     return Interval(count / total, float(found.low), float(found.high))
 
 
-def judge_newness(measures: Mapping[str, Interval | None], found: float = 1.0) -> Verdict:
+def judge_newness(
+    measures: Mapping[str, Interval | None], found: float = 1.0, samples: int = _LEAST_SAMPLES
+) -> Verdict:
     """
     The verdict on measures of newness.
 
     Args:
         measures: by the names in ``THRESHOLDS``, None for one that could not be measured. A larger value is worse.
         found: share of known copies that are found to be copies.
+        samples: how many samples were compared.
 
     Returns:
         ``fail`` where the lower end of an interval is above the second threshold, else ``look`` where one is above the
-        first or less than 0.9 of known copies are found, else ``pass``.
+        first, or less than 0.9 of known copies are found, or there are fewer than 36 samples, else ``pass``.
     """
     word, reasons = 0, list[str]()
     for name, interval in measures.items():
@@ -87,6 +93,13 @@ def judge_newness(measures: Mapping[str, Interval | None], found: float = 1.0) -
         reasons.append(
             f"{VERDICTS[1]}: of reconstructions of training slices only {found:.3f} are found to be copies, less than "
             f"{_LEAST_FOUND:g}: train the autoencoder longer, or look for copies among the samples yourself"
+        )
+    if samples < _LEAST_SAMPLES:
+        word = max(word, 1)
+        reasons.append(
+            f"{VERDICTS[1]}: {samples} samples are few: with no copy among them up to "
+            f"{share_interval(0, samples).high:.3f} of all may be copies, and only large differences from real slices "
+            f"show: `vqprior sample --resume --num_samples {_LEAST_SAMPLES}` draws enough"
         )
     return Verdict(VERDICTS[word], reasons)
 

@@ -39,6 +39,7 @@ def demo(options: argparse.Namespace) -> None:
     run(options, STACKS["sample"], **common)
     run(options, STACKS["neighbors"], **on_data)
     run(options, STACKS["evaluate"], **on_data)
+    run(options, STACKS["audit"], **on_data)
     write_report(output)
     _sample_shipped(options, output / "shipped")
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))

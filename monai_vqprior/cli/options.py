@@ -183,7 +183,7 @@ def command_parser() -> argparse.ArgumentParser:
     _add_prepare(commands.add("prepare", about, bundle=False))
     _add_phantom(commands.add("phantom", "write a cohort of computed brains in the layout of OASIS", bundle=False))
     _add_bundle(commands.add("bundle", "copy the bundle, to edit or share it", bundle=False))
-    about = "run every step on a cohort of phantoms, in about four minutes on two CPU cores"
+    about = "run every step on a cohort of phantoms, in about five minutes on two CPU cores"
     _add_demo(commands.add("demo", about, bundle=False))
     return parser
 

@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
-from monai_vqprior.inferers.code_cache import cached_grids
-from monai_vqprior.inferers.features import pooled_encodings, rate_grids, reconstruct_images
+from monai_vqprior.inferers.bits_cache import cached_bits, keep_bits
+from monai_vqprior.inferers.code_cache import cached_grids, grids_of_rows, keep_grids
+from monai_vqprior.inferers.features import decode_grids, pooled_encodings, rate_grids, reconstruct_images
 from monai_vqprior.inferers.likelihood import code_log_likelihood, code_map, reading_order
 from monai_vqprior.inferers.prior import VQPriorInferer, num_draws
 from monai_vqprior.inferers.tokenizer import (
@@ -31,15 +32,20 @@ __all__ = [
     "MixedPrecisionInferer",
     "TokenizerInferer",
     "VQPriorInferer",
+    "cached_bits",
     "cached_grids",
     "code_log_likelihood",
     "code_map",
+    "decode_grids",
     "draw_codes",
     "encode_given",
     "encode_grids",
     "encode_images",
     "encode_views",
+    "grids_of_rows",
     "guide",
+    "keep_bits",
+    "keep_grids",
     "keep_top_k",
     "keep_top_p",
     "num_draws",

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from monai_vqprior.data import CodeGridDataset
 from monai_vqprior.engines import PrepareBatchCodes
 from monai_vqprior.inferers.prior import VQPriorInferer
-from monai_vqprior.inferers.tokenizer import as_channels_last
+from monai_vqprior.inferers.tokenizer import as_channels_last, encode_images
 from monai_vqprior.transforms import BytesToUnit, UnitToBytes
 
-__all__ = ["pooled_encodings", "rate_grids", "reconstruct_images"]
+__all__ = ["decode_grids", "pooled_encodings", "rate_grids", "reconstruct_images"]
 
 _POOLED = 4  # side of the grid that encodings are averaged to
 
@@ -47,8 +47,11 @@ def pooled_encodings(
         (N, D * 16) float32, on the CPU.
     """
 
+    to_unit = BytesToUnit()
+
     def pooled(batch: torch.Tensor) -> torch.Tensor:
-        return F.adaptive_avg_pool2d(network.encode(batch).float(), _POOLED).flatten(1)
+        encodings = network.encode(as_channels_last(to_unit(batch)))
+        return F.adaptive_avg_pool2d(encodings.float(), _POOLED).flatten(1)
 
     return _mapped(network, pooled, images, device, batch_size, "encoding images" if progress else None)
 
@@ -69,28 +72,48 @@ def reconstruct_images(
     Returns:
         (N, 1, H, W) uint8, on the CPU.
     """
+    grids = encode_images(network, images, device, batch_size=batch_size, progress=progress)
+    return decode_grids(network, grids, device, batch_size, progress)
+
+
+def decode_grids(
+    network: Any, grids: torch.Tensor, device: torch.device | str = "cpu", batch_size: int = 16, progress: bool = True
+) -> torch.Tensor:
+    """
+    Images of code grids.
+
+    Args:
+        network: a network with the interface of MONAI's VQVAE.
+        grids: (N, *grid) integers.
+        device: where to compute.
+        batch_size: images at a time.
+        progress: show a progress bar.
+
+    Returns:
+        (N, 1, H, W) uint8, on the CPU.
+    """
     to_bytes = UnitToBytes()
 
-    def reconstructed(batch: torch.Tensor) -> torch.Tensor:
-        return to_bytes(network.decode_samples(network.index_quantize(batch)))
+    def decoded(batch: torch.Tensor) -> torch.Tensor:
+        return to_bytes(network.decode_samples(batch))
 
-    return _mapped(network, reconstructed, images, device, batch_size, "reconstructing" if progress else None)
+    return _mapped(network, decoded, grids.long(), device, batch_size, "decoding" if progress else None)
 
 
 @torch.no_grad()
 def _mapped(
     network: Any,
     function: Callable[[torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
+    inputs: torch.Tensor,
     device: torch.device | str,
     batch_size: int,
     told: str | None,
 ) -> torch.Tensor:
-    """A function of batches of images (B, 1, H, W) in 0..1, for all images, by a network in evaluation mode."""
-    training, to_unit = network.training, BytesToUnit()
+    """A function of batches, for all inputs, by a network in evaluation mode."""
+    training = network.training
     network.eval()
-    batches = tqdm(images.split(batch_size), told, disable=told is None, leave=False)
-    results = [function(as_channels_last(to_unit(batch.to(device)))).cpu() for batch in batches]
+    batches = tqdm(inputs.split(batch_size), told, disable=told is None, leave=False)
+    results = [function(batch.to(device)).cpu() for batch in batches]
     network.train(training)
     return torch.cat(results)
 

@@ -34,7 +34,7 @@ from monai_vqprior.audit import (
 from monai_vqprior.data import Conditions, ConditionTable, SliceDataset
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import read_json, tell, write_text
-from monai_vqprior.inferers import pooled_encodings, reconstruct_images
+from monai_vqprior.inferers import decode_grids, grids_of_rows, pooled_encodings
 from monai_vqprior.report.audit_conditions import followed_conditions
 from monai_vqprior.report.audit_membership import rate_membership
 from monai_vqprior.report.audit_newness import Newness, find_copies
@@ -66,6 +66,7 @@ def write_audit(
     num_pictures: int = 10,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    folder: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """
     Audit samples: are they as good as reconstructions, are they new, and do they follow their conditions?
@@ -84,6 +85,7 @@ def write_audit(
         num_pictures: samples on the picture.
         seed: seed of all draws.
         device: where networks and distances are computed.
+        folder: where ``vqprior evaluate`` keeps codes and bits of slices; None to compute all of them.
 
     Returns:
         the content of ``audit.json``.
@@ -99,15 +101,15 @@ def write_audit(
     path = Path(path)
     rng = np.random.default_rng(seed)
     pool = _some(train, 2 * len(samples), rng)  # as many again as are drawn at a time
-    copies = reconstruct_images(autoencoder, train.images[pool], device)
+    copies = decode_grids(autoencoder, grids_of_rows(autoencoder, train, pool, folder, device), device)
     figures = _fidelity(samples, test, train, pool, copies, autoencoder, seed, device)
     newness = find_copies(samples.images, train.images, validation, copies[::2], seed, device)
     known = Conditions() if conditions is None else conditions
     member = None
     if prior is not None:
-        member = rate_membership(autoencoder, prior, train, test, validation, known, table, seed, device)
+        member = rate_membership(autoencoder, prior, train, test, validation, known, table, seed, device, folder)
     measures = {**newness.measures, "recognized": None if member is None else member.recognized}
-    verdict = judge_newness(measures, newness.summary["copy_threshold"]["found"])
+    verdict = judge_newness(measures, newness.summary["copy_threshold"]["found"], len(samples))
     record = path.parent / "samples.json"
     settings = read_json(record, "draw the samples again", _MOST_BYTES) if record.is_file() else {}
     content: dict[str, Any] = {

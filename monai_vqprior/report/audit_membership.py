@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 from monai_vqprior.audit import membership, recognized, recognized_by_chance, subject_means
 from monai_vqprior.data import Conditions, ConditionTable, SliceDataset
-from monai_vqprior.inferers import encode_images, rate_grids
+from monai_vqprior.inferers import cached_bits, encode_images, grids_of_rows, rate_grids
 from monai_vqprior.metrics import Interval, position_histogram_bits_of, subject_rows
 
 __all__ = ["Membership", "rate_membership"]
@@ -66,6 +67,7 @@ def rate_membership(
     table: ConditionTable | None,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    folder: str | os.PathLike[str] | None = None,
 ) -> Membership:
     """
     Can training slices be told from unseen ones by their bits per code? See :func:`~monai_vqprior.audit.membership`.
@@ -85,16 +87,21 @@ def rate_membership(
         table: the conditions of the slices; needed where the prior has some.
         seed: draws slices and subjects.
         device: where to compute.
+        folder: where codes and bits of slices are kept; None to compute all of them.
     """
     easy = encode_images(autoencoder, validation.images, device)
     rng = np.random.default_rng(seed)
 
     def rated(dataset: SliceDataset) -> tuple[np.ndarray, list[str]]:
         rows = _some_of_each_subject(dataset, rng)
-        grids = encode_images(autoencoder, dataset.images[rows], device)
+        grids = grids_of_rows(autoencoder, dataset, rows, folder, device)
         items = [dataset.data[row] for row in rows]
         joined = items if table is None else table.join(items, conditions)
-        bits = rate_grids(prior, grids, joined, conditions.label_names, conditions.value_names, device)
+        keys = conditions.label_names, conditions.value_names
+        if folder is None:
+            bits = rate_grids(prior, grids, joined, *keys, device)
+        else:
+            bits = cached_bits(prior, grids, joined, folder, *keys, device)
         needed = position_histogram_bits_of(easy, grids, autoencoder.num_embeddings)
         return (bits - needed).numpy(), [item["subject"] for item in items]
 

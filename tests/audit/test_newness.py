@@ -144,3 +144,14 @@ def test_the_worst_measure_decides() -> None:
     verdict = judge_newness({**one, "recognized": Interval(0.3, 0.2, 0.4)})
     assert verdict.word == "fail"
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["fail", "look"]
+
+
+def test_few_samples_do_not_pass() -> None:
+    """Fewer than are needed to say that at most a tenth of all samples are copies, by the exact binomial interval."""
+    for number in (1, 10, 35, 36, 256):
+        most = 1 - 0.025 ** (1 / number)  # no copy among as many samples is 2.5 % likely where so many are copies
+        verdict = judge_newness({"copies": Interval(0.0, 0.0, most)}, samples=number)
+        assert verdict.word == ("look" if most > 0.1 else "pass")
+        assert len(verdict.reasons) == (most > 0.1)
+        assert not verdict.reasons or f"up to {most:.3f} of all may be copies" in verdict.reasons[0]
+    assert judge_newness({"copies": Interval(1.0, 0.9, 1.0)}, samples=10).word == "fail"

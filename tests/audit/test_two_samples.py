@@ -21,6 +21,7 @@ from scipy import linalg, stats
 from scipy.spatial.distance import cdist
 
 from monai_vqprior.audit import (
+    RealFeatures,
     area_under_curve,
     classifier_auc,
     frechet_distance,
@@ -89,6 +90,14 @@ def test_overlap_of_known_cases() -> None:
     assert narrow.precision == 1  # faithful, and not diverse
     assert narrow.recall < 0.2
     assert same.coverage == same.precision == same.recall == 1
+
+
+def test_comparisons_share_what_they_have_in_common() -> None:
+    """Each result is that of a comparison on its own, whatever was compared before."""
+    subjects = list(np.arange(60) // 3)
+    shared = RealFeatures(REAL, subjects)
+    for generated in (CLOSE, FAR, NARROW[:7]):
+        assert shared.compare(generated) == (overlap(generated, REAL, subjects), kernel_discrepancy(generated, REAL))
 
 
 def test_balls_reach_to_other_subjects(rng: np.random.Generator) -> None:

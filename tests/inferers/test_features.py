@@ -15,14 +15,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from monai_vqprior.data import SliceDataset
 from monai_vqprior.inferers import (
     VQPriorInferer,
+    cached_bits,
     cached_grids,
     encode_images,
+    grids_of_rows,
+    keep_bits,
+    keep_grids,
     pooled_encodings,
     rate_grids,
     reconstruct_images,
@@ -65,20 +70,73 @@ def test_what_the_network_says_of_all_images_at_once(network: AutoencoderVQ, ima
     assert network.training
 
 
-def test_bits_of_grids_with_their_conditions() -> None:
+@pytest.fixture
+def prior() -> GatedPixelCNN:
+    """A prior of grids of 3 x 3 codes of 4, with a label and a value."""
     torch.manual_seed(0)
     prior = GatedPixelCNN(num_embeddings=4, spatial_size=3, channels=4, num_layers=1, num_classes=[2], num_values=1)
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    grids = torch.randint(4, (5, 3, 3), generator=torch.Generator().manual_seed(0))
-    data = [{"sex": i % 2, "age": i / 4, "image": "x"} for i in range(5)]
-    found = rate_grids(prior, grids, data, ["sex"], ["age"], batch_size=2, progress=False)
+    return prior
+
+
+GRIDS = torch.randint(4, (5, 3, 3), generator=torch.Generator().manual_seed(0))
+CONDITIONS: list[dict[str, Any]] = [{"sex": i % 2, "age": i / 4, "image": "x"} for i in range(5)]
+
+
+def test_bits_of_grids_with_their_conditions(prior: GatedPixelCNN) -> None:
+    found = rate_grids(prior, GRIDS, CONDITIONS, ["sex"], ["age"], batch_size=2, progress=False)
     for i in range(5):
         labels, values = torch.tensor([[i % 2]]), torch.tensor([[i / 4]])
-        bits = VQPriorInferer().bits(grids[i : i + 1], prior, labels, values)
+        bits = VQPriorInferer().bits(GRIDS[i : i + 1], prior, labels, values)
         assert float(found[i]) == pytest.approx(float(bits.mean()), rel=1e-5)
-    other = rate_grids(prior, grids, [{**item, "sex": 0} for item in data], ["sex"], ["age"], progress=False)
+    other = rate_grids(prior, GRIDS, [{**item, "sex": 0} for item in CONDITIONS], ["sex"], ["age"], progress=False)
     assert not torch.allclose(found, other)
+
+
+def test_bits_are_kept_for_a_prior_and_a_grid_with_its_conditions(
+    prior: GatedPixelCNN, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rated: list[int] = []
+    rows = VQPriorInferer.bits
+
+    def counted(inferer: VQPriorInferer, inputs: torch.Tensor, *words: Any, **more: Any) -> torch.Tensor:
+        rated.append(len(inputs))
+        return rows(inferer, inputs, *words, **more)
+
+    monkeypatch.setattr(VQPriorInferer, "bits", counted)
+
+    def bits(grids: torch.Tensor, data: list[dict[str, Any]], expected: int) -> None:
+        """What is kept is what the prior says, and as many grids are rated as are expected."""
+        rated.clear()
+        found = cached_bits(prior, grids, data, tmp_path, ["sex"], ["age"], progress=False)
+        assert sum(rated) == expected
+        torch.testing.assert_close(found, rate_grids(prior, grids, data, ["sex"], ["age"], progress=False))
+
+    keep_bits(prior, GRIDS[:2], CONDITIONS[:2], torch.tensor([1.0, 2.0]), tmp_path, ["sex"], ["age"])
+    found = cached_bits(prior, GRIDS[:3], CONDITIONS[:3], tmp_path, ["sex"], ["age"], progress=False)
+    assert found[:2].tolist() == [1, 2]  # what was kept is what is read
+    assert rated == [1]
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    bits(GRIDS[:3], CONDITIONS[:3], 3)
+    bits(GRIDS.flip(0), CONDITIONS[::-1], 2)
+    bits(GRIDS, CONDITIONS, 0)
+    bits(GRIDS, [{**item, "sex": 1} for item in CONDITIONS], 3)
+    bits(GRIDS, [{**item, "age": 0.0} for item in CONDITIONS], 4)
+    other = GRIDS.clone()
+    other[1, 2, 2] ^= 1
+    bits(other, CONDITIONS, 1)
+    with torch.no_grad():
+        next(iter(prior.parameters())).mul_(1.1)
+    bits(GRIDS, CONDITIONS, 5)
+
+    (path,) = set(tmp_path.iterdir()) - {path}
+    for content in ("no JSON", "[]", '{"0123456789abcdef": "many"}'):
+        path.write_text(content, encoding="utf-8")
+        caplog.clear()
+        bits(GRIDS, CONDITIONS, 5)
+        assert "is damaged: the codes are rated again" in caplog.text
 
 
 def test_codes_are_kept_for_a_network_and_its_slices(
@@ -90,6 +148,10 @@ def test_codes_are_kept_for_a_network_and_its_slices(
     (path,) = tmp_path.iterdir()
     torch.save(torch.ones_like(first), path)  # what is kept is what is read
     assert cached_grids(network, dataset, tmp_path, progress=False).eq(1).all()
+    rows = np.array([3, 1])
+    assert grids_of_rows(network, dataset, rows, tmp_path, progress=False).eq(1).all()
+    keep_grids(network, dataset, first.long(), tmp_path)
+    assert torch.equal(grids_of_rows(network, dataset, rows, tmp_path, progress=False), first[rows])
 
     changed = images.clone()
     changed[0, 0, 0, 0] ^= 1
@@ -98,6 +160,10 @@ def test_codes_are_kept_for_a_network_and_its_slices(
         network.encoder[0].conv.weight.mul_(1.1)
     cached_grids(network, dataset, tmp_path, progress=False)
     assert len(list(tmp_path.iterdir())) == 3
+    path.unlink()
+    first = encode_images(network, images, progress=False)
+    for folder in (None, tmp_path / "none"):
+        assert torch.equal(grids_of_rows(network, dataset, rows, folder, progress=False), first[rows])
 
     for content in (b"no file of torch", None):
         name = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)

@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from monai_vqprior.audit import THRESHOLDS, WORDS
 from monai_vqprior.cli import main
 from monai_vqprior.data import write_phantom
 from monai_vqprior.files import write_png
+from monai_vqprior.inferers import VQPriorInferer
+from monai_vqprior.networks import AutoencoderVQ
 
 # The command as a user types it, on samples that are made by hand, with networks that were trained for an epoch.
 
@@ -131,6 +134,42 @@ def test_slices_of_other_heads_pass(small_run: Path, phantom: Path, tmp_path: Pa
     assert content["newness"]["copies"]["value"] == 0
     # An epoch makes no tokenizer whose reconstructions can be recognized.
     assert [reason for reason in content["reasons"] if "are found to be copies" in reason]
+
+
+def test_what_was_rated_is_not_rated_again(
+    evaluated: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit rates what ``evaluate`` has not; without what that has kept, all slices."""
+    rated, encoded = [0], [0]
+    bits, encode = VQPriorInferer.bits, AutoencoderVQ.index_quantize
+
+    def count_bits(inferer: VQPriorInferer, inputs: torch.Tensor, *words: Any, **more: Any) -> torch.Tensor:
+        rated[0] += len(inputs)
+        return bits(inferer, inputs, *words, **more)
+
+    def count_codes(network: AutoencoderVQ, images: torch.Tensor) -> torch.Tensor:
+        encoded[0] += len(images)
+        return encode(network, images)
+
+    monkeypatch.setattr(VQPriorInferer, "bits", count_bits)
+    monkeypatch.setattr(AutoencoderVQ, "index_quantize", count_codes)
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    number = {
+        split: len(list((phantom / f"keras_png_slices_{split}").iterdir())) for split in ("train", "validate", "test")
+    }
+    results = []
+    # Reconstructions are those of 4 training slices, twice as many as there are samples.
+    for expected in (
+        (number["train"], number["validate"]),
+        (number["train"] + number["test"], sum(number.values()) + 4),
+    ):
+        rated[0] = encoded[0] = 0
+        assert audit(run, phantom, [], run, "--overwrite")[0] in (0, 3)
+        assert (rated[0], encoded[0]) == expected
+        results.append(json.loads((run / "audit.json").read_text(encoding="utf-8")))
+        shutil.rmtree(run / "codes")
+    assert results[1]["membership"]["value"] == pytest.approx(results[0]["membership"]["value"])
+    assert results[1]["nearest"] == results[0]["nearest"]
 
 
 def test_samples_of_another_prior(
