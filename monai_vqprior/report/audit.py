@@ -180,7 +180,7 @@ def _fidelity(
 
 def _sizes(**splits: SliceDataset) -> dict[str, int]:
     """Slices and subjects of each split."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name, dataset in splits.items():
         sizes |= {f"{name}_slices": len(dataset), f"{name}_subjects": dataset.num_subjects}
     return sizes
