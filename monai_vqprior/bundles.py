@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -29,6 +27,7 @@ from monai_vqprior.config_text import as_config
 from monai_vqprior.errors import InputError
 from monai_vqprior.failures import explain_failure
 from monai_vqprior.files import atomic_path, read_json, write_text
+from monai_vqprior.model_zoo import LARGE_FILES, PULL_REQUEST_BYTES, check_for_zoo, large_files
 from monai_vqprior.outputs import OutputFolder
 from monai_vqprior.overrides import check_overrides
 
@@ -41,22 +40,6 @@ __all__ = [
     "pack_bundle",
     "run_configs",
 ]
-
-#: what the model zoo wants of this bundle: its files, those that this package needs, and at most so many bytes a file.
-_ZOO_FILES = (
-    "LICENSE",
-    "configs/metadata.json",
-    "configs/train.json",
-    "configs/inference.json",
-    "docs/README.md",
-    "docs/data_license.txt",
-    "models/model.pt",
-    "models/prior.pt",
-)
-_ZOO_BYTES = 25_000_000
-#: bytes of a file that the zoo takes in a pull request, and its list of those that are larger.
-_ZOO_PULL_BYTES = 2**20
-_ZOO_LIST = "large_files.json"
 
 
 def bundle_root(given: str | None = None) -> Path:
@@ -110,14 +93,14 @@ def pack_bundle(output: str, given: str | None = None, overwrite: bool = False, 
             the metadata name no version, or the folder is not empty.
     """
     root = bundle_root(given)
-    _check_for_zoo(root)
+    check_for_zoo(root, _files(root))
     version = _version(root / "configs" / "metadata.json")
     target = copy_bundle(output, given, overwrite).absolute()
     contents = {name.as_posix(): (root / name).read_bytes() for name in _files(root)}
     if weights_url is not None:
-        large = {name: content for name, content in contents.items() if len(content) > _ZOO_PULL_BYTES}
-        contents[_ZOO_LIST] = _large_files(large, weights_url).encode()
-        write_text(target / _ZOO_LIST, contents[_ZOO_LIST].decode())
+        large = {name: content for name, content in contents.items() if len(content) > PULL_REQUEST_BYTES}
+        contents[LARGE_FILES] = large_files(large, weights_url).encode()
+        write_text(target / LARGE_FILES, contents[LARGE_FILES].decode())
         for name in large:
             (target / name).unlink()
     archive = target.with_name(f"{target.name}_v{version}.zip")
@@ -130,20 +113,6 @@ def pack_bundle(output: str, given: str | None = None, overwrite: bool = False, 
     return archive
 
 
-def _large_files(files: Mapping[str, bytes], url: str) -> str:
-    """The zoo's list of large files: where each is published, and the hash of its content."""
-    listed = [
-        {
-            "path": name,
-            "url": f"{url.rstrip('/')}/{name}",
-            "hash_val": hashlib.sha256(content).hexdigest(),
-            "hash_type": "sha256",
-        }
-        for name, content in files.items()
-    ]
-    return json.dumps({"large_files": listed}, indent=4) + "\n"
-
-
 def _files(root: Path) -> list[Path]:
     """Files of a bundle, relative to it, in order; without code, hidden files, and what runs and checks leave there."""
     names = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
@@ -154,24 +123,6 @@ def _files(root: Path) -> list[Path]:
         and not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
         and name.suffix != ".py"
     ]
-
-
-def _check_for_zoo(root: Path) -> None:
-    """Raise InputError, with one line, for a bundle that the model zoo would not take."""
-    missing = [name for name in _ZOO_FILES if not (root / name).is_file()]
-    if missing:
-        weights = all(name.startswith("models/") for name in missing)
-        raise InputError(
-            f"{root} lacks {' and '.join(missing)}, which the model zoo wants"
-            + (": train the bundle, and copy the weights there." if weights else ".")
-        )
-    for name in _files(root):
-        size = (root / name).stat().st_size
-        if size > _ZOO_BYTES:
-            raise InputError(
-                f"{root / name} has {size / 1e6:.1f} MB, and the model zoo takes files of at most "
-                f"{_ZOO_BYTES // 10**6} MB."
-            )
 
 
 def _version(metadata: Path) -> str:

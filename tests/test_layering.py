@@ -33,7 +33,7 @@ ORDER = [
     ["engines", "inferers", "metrics", "runs"],
     ["audit", "handlers"],
     ["report"],
-    ["bundles", "cli", "command_configs", "config_text", "failures", "overrides", "__main__", "__init__"],
+    ["bundles", "cli", "command_configs", "config_text", "failures", "model_zoo", "overrides", "__main__", "__init__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

@@ -35,7 +35,7 @@ def lack_of_entropy(
     nearest. Of many vectors a random 1024 count.
 
     Args:
-        vectors: (N, D), float32; the gradient reaches them alone.
+        vectors: (N, D), float32; the gradient reaches them alone, and is not differentiable again.
         codes: (K, D), float32.
         squared_distances: of each vector to its nearest code, (N,).
         weights: (N,), how much each vector counts; None for all alike.
@@ -47,9 +47,20 @@ def lack_of_entropy(
         weights = torch.ones_like(squared_distances)
     if len(vectors) > _MOST_VECTORS:
         chosen = torch.randperm(len(vectors), device=vectors.device)[:_MOST_VECTORS]
-        vectors, weights, squared_distances = vectors[chosen], weights[chosen], squared_distances[chosen]
+        vectors = vectors.index_select(0, chosen)
+        weights, squared_distances = weights[chosen], squared_distances[chosen]
     unit = squared_distances.mean().clamp_min(_TINY)
-    # The squared length of a vector is the same for all codes, and the softmax does not see it.
-    assignments = torch.addmm(-codes.square().sum(1) / unit, vectors, (codes * (2 / unit)).t()).softmax(1)  # (N, K)
-    usage = weights / weights.sum().clamp_min(1.0) @ assignments  # (K,)
-    return math.log(len(codes)) + usage @ usage.clamp_min(_TINY).log()
+    with torch.no_grad():
+        scaled = codes * (2 / unit)  # (K, D)
+        # The squared length of a vector is the same for all codes, and the softmax does not see it.
+        assignments = torch.addmm(-codes.square().sum(1) / unit, vectors, scaled.t()).softmax(1)  # (N, K)
+        shares = weights / weights.sum().clamp_min(1.0)  # (N,)
+        usage = shares @ assignments  # (K,)
+        logs = usage.clamp_min(_TINY).log()[:, None]  # (K, 1)
+        # The gradient of a vector is the covariance of codes and logs under its assignment. One narrow matrix product
+        # gives it in less time than a backward pass through the softmax.
+        means = assignments @ torch.cat([logs * scaled, scaled, logs], 1)  # (N, 2 D + 1)
+        of_both, of_codes, of_logs = means.tensor_split([codes.shape[1], 2 * codes.shape[1]], 1)
+        gradient = shares[:, None] * (of_both - of_logs * of_codes)  # (N, D)
+        loss = math.log(len(codes)) + usage @ logs[:, 0]
+    return loss + ((vectors - vectors.detach()) * gradient).sum()  # adds 0, and the gradient

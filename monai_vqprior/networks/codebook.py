@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from monai_vqprior.errors import InputError
 from monai_vqprior.networks.code_entropy import lack_of_entropy
-from monai_vqprior.networks.codebook_starts import NO_DISTANCE, draw_spread_vectors, draw_vectors, squared_lengths
+from monai_vqprior.networks.codebook_starts import NO_DISTANCE, draw_spread_vectors, draw_vectors, squared_distances
 from monai_vqprior.networks.gradients import StraightThrough
 from monai_vqprior.networks.nearest_code import nearest_code
 from monai_vqprior.networks.process_sums import only_of_first_process, several_processes, sum_over_processes
@@ -186,12 +186,12 @@ class EMACodebook(nn.Module):
             vectors = self._vectors(z)
             indices = nearest_code(vectors, self.embedding)
             codes = F.embedding(indices, self.embedding)
-            return self._as_grids(z, codes, indices, self._commitment_loss(squared_lengths(vectors - codes)))
+            return self._as_grids(z, codes, indices, self._commitment_loss(squared_distances(vectors, codes)))
         with _full_precision(z):
             vectors = self._vectors(z)
             indices = nearest_code(vectors.detach(), self.embedding)
             codes = F.embedding(indices, self.embedding)
-            loss = self._commitment_loss(squared_lengths(vectors - codes))
+            loss = self._commitment_loss(squared_distances(vectors, codes))
             return self._as_grids(z, self.gradient(vectors, codes), indices, loss)
 
     def forward(
@@ -214,12 +214,12 @@ class EMACodebook(nn.Module):
                 self._start(vectors.detach(), followed)
             indices = nearest_code(vectors.detach(), self.embedding)
             codes = F.embedding(indices, self.embedding)
-            squared_distances = squared_lengths(vectors - codes)  # (N,)
-            loss = self._commitment_loss(squared_distances)
+            distances = squared_distances(vectors, codes)  # (N,)
+            loss = self._commitment_loss(distances)
             if self.entropy_weight > 0:
-                entropy_loss = lack_of_entropy(vectors, self.embedding, squared_distances.detach(), followed)
+                entropy_loss = lack_of_entropy(vectors, self.embedding, distances.detach(), followed)
                 loss = loss + self.entropy_weight * entropy_loss
-            self._follow(vectors.detach(), indices, squared_distances.detach(), followed)
+            self._follow(vectors.detach(), indices, distances.detach(), followed)
             return self._as_grids(z, self.gradient(vectors, codes), indices, loss)
 
     def _vectors(self, z: torch.Tensor) -> torch.Tensor:
@@ -247,7 +247,7 @@ class EMACodebook(nn.Module):
         start = torch.cat([self.embedding, torch.zeros_like(self.embedding[:, :1])], 1)  # an empty batch starts nothing
         if len(vectors) > 0:
             # So large that their distances overflow counts as not finite. What is left out is 0: it is never drawn.
-            finite = squared_lengths(vectors).isfinite()  # (N,)
+            finite = torch.linalg.vecdot(vectors, vectors).isfinite()  # (N,)
             vectors = torch.where(finite[:, None], vectors, 0.0)
             weights = finite.to(vectors.dtype)
             if followed is not None:

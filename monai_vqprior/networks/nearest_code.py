@@ -18,14 +18,15 @@ from monai_vqprior.networks.scripting import chunk_rows
 __all__ = ["nearest_code"]
 
 
-def nearest_code(vectors: torch.Tensor, codes: torch.Tensor, distances_at_once: int = 1 << 20) -> torch.Tensor:
+def nearest_code(vectors: torch.Tensor, codes: torch.Tensor, distances_at_once: int | None = None) -> torch.Tensor:
     """
     Nearest code of each vector by Euclidean distance, without ever holding the whole distance matrix.
 
     Args:
         vectors: (N, D), float32.
         codes: (K, D), float32.
-        distances_at_once: distances that exist at a time; the default are 4 MB, which stay in the cache.
+        distances_at_once: distances that exist at a time; by default 1 MB of them on a CPU, where they stay in the
+            cache, and 4 MB elsewhere.
 
     Returns:
         (N,) int64.
@@ -34,6 +35,8 @@ def nearest_code(vectors: torch.Tensor, codes: torch.Tensor, distances_at_once: 
     squared_norms = codes.square().sum(1)  # (K,)
     transposed = codes.t()
     number = vectors.shape[0]
+    if distances_at_once is None:
+        distances_at_once = 1 << 18 if vectors.device.type == "cpu" else 1 << 20
     rows = chunk_rows(number, max(1, distances_at_once // codes.shape[0]))
     # On a CPU min is more than twice as fast as argmin; of equal ones both take the first.
     if number <= rows:

@@ -117,12 +117,7 @@ def write_audit(
         "reasons": verdict.reasons,
         "thresholds": {name: dict(zip(VERDICTS[1:], values, strict=True)) for name, values in THRESHOLDS.items()},
         "samples": len(samples),
-        "train_slices": len(train),
-        "train_subjects": train.num_subjects,
-        "validation_slices": len(validation),
-        "validation_subjects": validation.num_subjects,
-        "test_slices": len(test),
-        "test_subjects": test.num_subjects,
+        **_sizes(train=train, validation=validation, test=test),
         "spatial_size": list(samples.spatial_size),
         "seed": seed,
         "autoencoder_weights": fingerprint(autoencoder),
@@ -134,14 +129,10 @@ def write_audit(
         "conditions": followed_conditions(samples, settings, known, table, train),
         "nearest": _listed(samples, train, newness, path.parent, dataset_dir),
     }
-    closest = newness.order[:num_pictures]
-    below = newness.summary["copy_threshold"]["distance"]
-    captions = [f"{distance:.2f} (copy < {below:.2f})" for distance in newness.matches.distance[closest].tolist()]
-    write_pairs(
-        path.with_suffix(".png"), samples.images[closest], train.images[newness.matches.index[closest]], captions
-    )
+    picture = path.with_suffix(".png")
+    _write_closest(picture, samples, train, newness, num_pictures)
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    tell("\n".join([*audit_lines(content), f"  written to {path} and {path.with_suffix('.png')}"]))
+    tell("\n".join([*audit_lines(content), f"  written to {path} and {picture}"]))
     return content
 
 
@@ -187,6 +178,22 @@ def _fidelity(
         pairs if all(len(values) for values in pairs) else None,
         seed,
     )
+
+
+def _sizes(**splits: SliceDataset) -> dict[str, int]:
+    """Slices and subjects of each split."""
+    sizes: dict[str, int] = {}
+    for name, dataset in splits.items():
+        sizes |= {f"{name}_slices": len(dataset), f"{name}_subjects": dataset.num_subjects}
+    return sizes
+
+
+def _write_closest(path: Path, samples: SliceDataset, train: SliceDataset, newness: Newness, number: int) -> None:
+    """The samples that are nearest to training slices, each above its slice, with their distance."""
+    closest = newness.order[:number]
+    below = newness.summary["copy_threshold"]["distance"]
+    captions = [f"{distance:.2f} (copy < {below:.2f})" for distance in newness.matches.distance[closest].tolist()]
+    write_pairs(path, samples.images[closest], train.images[newness.matches.index[closest]], captions)
 
 
 def _subjects(dataset: SliceDataset, rows: np.ndarray) -> list[str] | None:
