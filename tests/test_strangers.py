@@ -266,7 +266,6 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[
         {"codebook": {"_target_": FSQ, "levels": [8, 5, 5, 5]}, "num_embeddings": 1000, "embedding_dim": 4},
         codebook(_target_="monai_vqprior.networks.CosineCodebook"),
         codebook(_target_="monai_vqprior.networks.codebook.EMACodebook", accumulation_steps=4),
-        conditions({"name": "age", "mean": -3.5, "std": 20}, {"name": "Größe", "classes": ["klein", "groß, sehr"]}),
         {
             "channels": [32, 64],
             "num_encoder_blocks": [1, 2],

@@ -38,6 +38,7 @@ def test_where_the_prior_is(tmp_path: Path) -> None:
     put(bundle / "models", "model.pt", "prior.pt", conditions=[AGE], neighbor_context=True, head_slices=40)
     shipped = {**SINGLE_SLICES, "conditions": [AGE], "neighbor_context": True, "head_slices": 40}
     assert find_prior_settings(run, bundle) == shipped
+    assert SINGLE_SLICES["neighbor_slices"] == 1  # what priors had before there was such a setting
     put(run, "model.pt", given_context=True)  # an autoencoder of its own, and no prior yet
     assert find_prior_settings(run, bundle) == SINGLE_SLICES
     put(run, "prior.pt", given_context=True)
@@ -47,6 +48,12 @@ def test_where_the_prior_is(tmp_path: Path) -> None:
         found = find_prior_settings(tmp_path / "empty", bundle, **named)
         assert found == {**SINGLE_SLICES, "head_axis": 1}
     assert find_prior_settings(run, bundle, ckpt=mine / "model.pt")["given_context"]
+
+
+def test_conditions_are_used_as_they_are(tmp_path: Path) -> None:
+    conditions = [{"name": "age", "mean": -3.5, "std": 20}, {"name": "Größe", "classes": ["klein", "groß, sehr"]}]
+    put(tmp_path, "prior.pt", conditions=conditions)
+    assert find_prior_settings(tmp_path, tmp_path)["conditions"] == conditions
 
 
 def test_settings_are_data(tmp_path: Path) -> None:
