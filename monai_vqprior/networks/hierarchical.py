@@ -117,7 +117,7 @@ class HierarchicalPrior(nn.Module):
         sketch = self.sketch(codes)
         sketch_logits = self.sketch_prior(sketch, labels, values, self._sketches(context)).float()
         nats = F.cross_entropy(sketch_logits, sketch, reduction="none")  # (B, *sketch)
-        logits = self.code_prior(codes, labels, values, self._with_context(sketch, context))
+        logits = self.code_prior(codes, labels, values, self.code_context(sketch, context))
         if self.training:
             return logits, nats.sum() / (codes.numel() * math.log(2.0))
         share = -self.sketch.spread(nats) / self.sketch.spread(self.sketch.block_sizes)  # (B, 1, *spatial)
@@ -150,7 +150,7 @@ class HierarchicalPrior(nn.Module):
         """
         sketch = self.sketch_prior.generate(choose, batch_size, labels, values, self._sketches(context))
         first = math.prod(self.sketch.spatial_size)
-        known = self._with_context(sketch, context)
+        known = self.code_context(sketch, context)
         return self.code_prior.generate(
             lambda position, logits: choose(first + position, logits), batch_size, labels, values, known
         )
@@ -162,8 +162,17 @@ class HierarchicalPrior(nn.Module):
         sketches = self.sketch.of_known(context.flatten(0, 1))  # (B, n, *spatial) -> (B * n, *spatial)
         return sketches.view([context.shape[0], context.shape[1]] + list(sketches.shape[1:]))  # noqa: RUF005 (TorchScript)
 
-    def _with_context(self, sketch: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-        """The context of the codes, (B, 1 + n, *spatial): the sketch (B, *sketch), and what else is known."""
+    def code_context(self, sketch: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        What ``code_prior`` gets as its context: a sketch, and what else is known.
+
+        Args:
+            sketch: (B, *sketch), codes of the sketch.
+            context: as in :meth:`forward`.
+
+        Returns:
+            (B, 1 + number of ``context_names``, *spatial), each code of the sketch at each position of its block.
+        """
         spread = self.sketch.spread(sketch)
         if self._num_contexts == 0:
             return spread

@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.given_sketches import bits_of_levels, draw_given_sketches
 from monai_vqprior.inferers import VQPriorInferer, sample_uniforms
 from monai_vqprior.losses import BitsPerCodeLoss, code_bits
 from monai_vqprior.networks import CodeContext, CodeSketch, GatedPixelCNN, HierarchicalPrior
@@ -336,3 +337,19 @@ def test_grids_and_vectors_of_another_shape() -> None:
         sketch.fit(torch.zeros(2, 4, 4, dtype=torch.long), torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r"grids must be \(N, 4, 4\), got \(2, 4, 5\)"):
         sketch.fit(torch.zeros(2, 4, 5, dtype=torch.long), torch.zeros(5, 3))
+
+
+@each_size
+def test_each_level_on_its_own(options: dict[str, Any]) -> None:
+    """The bits of both levels are those of the grid, and codes are drawn given the sketches that are passed."""
+    prior = hierarchical(options)
+    some = grids(prior, 20)
+    bits = bits_of_levels(prior, some)
+    total = bits["sketch"] * math.prod(prior.sketch.spatial_size) + bits["codes"] * some[0].numel()
+    assert total == pytest.approx(float(VQPriorInferer().bits(some, prior).flatten(1).sum(1).mean()), rel=1e-4)
+
+    # At a temperature near 0 each code is the most probable one given the codes before and that sketch.
+    drawn = draw_given_sketches(prior, some, 1e-4, seed=0)
+    with torch.no_grad():
+        logits = prior.code_prior(drawn, context=prior.code_context(prior.sketch(some)))
+    assert torch.equal(logits.argmax(1), drawn)
