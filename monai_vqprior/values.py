@@ -343,10 +343,12 @@ SETTINGS: dict[str, Kind] = {
     "prior_sketch_block": Kind(
         "0, or an even number in 2..64", lambda value: _is_whole(value) and 0 <= value <= 64 and value % 2 == 0
     ),
+    "prior_sketch_levels": whole(1, 8),
     "prior_sketch_codes": whole(2, 2**20),
     "prior_sketch_channels": whole(1, 8192),
     "prior_sketch_layers": whole(1, 1024),
     "prior_sketch_dropout": number(0, 1, below=True),
+    "prior_code_batch_size": optional(whole(0, 65536)),
     "conditions": CONDITIONS,
     "condition_dropout": number(0, 1, below=True),
     "neighbor_context": FLAG,

@@ -44,12 +44,13 @@ class BitsPerCodeLoss(nn.Module):
         self, prediction: torch.Tensor | tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor
     ) -> torch.Tensor:
         """
-        Mean over all codes of a batch, those included that are not rated: each code has the same weight, whether much
-        or little of its grid is given.
+        Mean over all codes of the grids that logits are given for, those included that are not rated: each code has the
+        same weight, whether much or little of its grid is given.
 
         Args:
-            prediction: logits (B, K, *grid); or a pair of them and the bits a code that are spent besides, a scalar,
-                as a :class:`~monai_vqprior.networks.HierarchicalPrior` returns in training mode.
+            prediction: logits (B, K, *grid); or a pair of those of the first grids (b, K, *grid), which may be none, and
+                the bits a code that are spent besides, a scalar, as a
+                :class:`~monai_vqprior.networks.HierarchicalPrior` returns in training mode.
             codes: (B, *grid), integers in 0..K-1, or -1 for a code that is not to be rated.
 
         Returns:
@@ -58,4 +59,4 @@ class BitsPerCodeLoss(nn.Module):
         if isinstance(prediction, torch.Tensor):
             return code_bits(prediction, codes).mean()
         logits, besides = prediction
-        return code_bits(logits, codes).mean() + besides
+        return code_bits(logits, codes[: len(logits)]).sum() / max(1, logits[:, 0].numel()) + besides

@@ -18,11 +18,11 @@ from monai_vqprior.networks.codebook import CosineCodebook, EMACodebook
 from monai_vqprior.networks.context import CodeContext
 from monai_vqprior.networks.fsq import FSQCodebook
 from monai_vqprior.networks.gradients import RotationTrick, StraightThrough
-from monai_vqprior.networks.hierarchical import HierarchicalPrior, make_prior
+from monai_vqprior.networks.hierarchical import HierarchicalPrior, make_prior, make_sketch_prior
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 from monai_vqprior.networks.predictability import unpredicted_share
 from monai_vqprior.networks.sketch import CodeSketch
-from monai_vqprior.networks.transfer import resample_tables, transfer_conditions, transfer_contexts
+from monai_vqprior.networks.transfer import resample_tables, transfer_conditions, transfer_contexts, without_sketches
 
 __all__ = [
     "AutoencoderVQ",
@@ -40,8 +40,10 @@ __all__ = [
     "RotationTrick",
     "StraightThrough",
     "make_prior",
+    "make_sketch_prior",
     "resample_tables",
     "transfer_conditions",
     "transfer_contexts",
     "unpredicted_share",
+    "without_sketches",
 ]

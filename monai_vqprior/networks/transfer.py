@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-__all__ = ["resample_tables", "transfer_conditions", "transfer_contexts"]
+__all__ = ["resample_tables", "transfer_conditions", "transfer_contexts", "without_sketches"]
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -30,6 +30,8 @@ _TABLES = ("position", "position_logits")
 _EXPANSION = re.compile(r"(.*context_network\..*\.up\.)(weight|bias)")
 # The tensors of a map of contexts: the map, the number of the grid that they are of, if of one, and the rest.
 _CONTEXT = re.compile(r"((?:.*\.)?context_network\.)(?:sources\.(\d+)\.)?(.*)")
+# The prior of the sketches within a prior, and within this one that of their sketches, and so on.
+_SKETCHES = "sketch_prior."
 # The tensors of conditions: the network that they are of, and their name there.
 _CONDITIONAL = re.compile(r"(.*?)((?:class_embeddings|value_embedding|condition_heads)\..*)")
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -84,6 +86,28 @@ def _side(rows: int, channels: int, dims: int) -> int | None:
     """Side of the block that so many rows are of; None where they are of none."""
     side = round((rows / channels) ** (1 / dims))
     return side if side > 0 and channels * side**dims == rows else None
+
+
+def without_sketches(weights: Weights, like: Weights) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """
+    Separate the prior of the sketches where a prior has another number of sketches than the weights.
+
+    With and without a sketch of its own the prior of the sketches is another network: nothing of it can be kept. The
+    codes and the first sketch can.
+
+    Args:
+        weights: the state dictionary of a :class:`~monai_vqprior.networks.HierarchicalPrior`, or of any other network.
+        like: that of the same network with another number of sketches.
+
+    Returns:
+        the weights without the prior of the sketches, and that of ``like``; the same weights and nothing where the
+        number of sketches is the same, or either has none.
+    """
+    before, now = (max([0, *(key.count(_SKETCHES) for key in state)]) for state in (weights, like))
+    if before == now or 0 in (before, now):
+        return dict(weights), {}
+    kept = {key: value for key, value in weights.items() if not key.startswith(_SKETCHES)}
+    return kept, {key: value for key, value in like.items() if key.startswith(_SKETCHES)}
 
 
 def transfer_contexts(

@@ -45,7 +45,7 @@ from monai_vqprior.runs.lineage import (
 from monai_vqprior.runs.memory import keep_freed_memory
 from monai_vqprior.runs.pretrained import load_pretrained
 from monai_vqprior.runs.prior_settings import SINGLE_SLICES, find_prior_settings
-from monai_vqprior.runs.prior_start import check_grids, code_vectors, start_prior
+from monai_vqprior.runs.prior_start import check_grids, code_vectors, start_prior, start_sketches
 from monai_vqprior.runs.processes import Processes, data_parallel, joined_processes, single_process, start_processes
 from monai_vqprior.runs.settings import (
     AUTOENCODER_SETTINGS,
@@ -128,6 +128,7 @@ __all__ = [
     "single_process",
     "slice_scale",
     "start_prior",
+    "start_sketches",
     "start_processes",
     "state_to_resume",
     "tell",

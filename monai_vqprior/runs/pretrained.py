@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch.nn as nn
 
 from monai_vqprior.data import neighbor_names
 from monai_vqprior.files import tell
-from monai_vqprior.networks import resample_tables, transfer_conditions, transfer_contexts
+from monai_vqprior.networks import resample_tables, transfer_conditions, transfer_contexts, without_sketches
 from monai_vqprior.runs.prior_settings import SINGLE_SLICES
 from monai_vqprior.runs.settings import PRIOR_SETTINGS, read_settings, settings_beside
 from monai_vqprior.runs.weights import load_weights, read_weights, set_weights, unwrap
@@ -31,10 +31,14 @@ __all__ = ["load_pretrained"]
 
 
 def load_pretrained(
-    network: nn.Module, path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+    start_sketches: Callable[[nn.Module], Any] | None = None,
 ) -> nn.Module:
     """
-    Load the weights that fine-tuning starts from, also those of another grid, other contexts or other conditions.
+    Load the weights that fine-tuning starts from, also those of another grid, of another number of sketches, of other
+    contexts or other conditions.
 
     What a prior has learned for each position is resampled to the grid of the network
     (:func:`~monai_vqprior.networks.resample_tables`), and its contexts and conditions become those of the network
@@ -45,6 +49,8 @@ def load_pretrained(
         network: the network.
         path: a state dictionary, or a checkpoint that holds one under ``model``, with its settings beside it.
         settings: the settings of this training, of which ``conditions`` counts; an autoencoder has none.
+        start_sketches: initializes the prior of the sketches of a prior whose number of sketches is another than that
+            of the weights (:func:`~monai_vqprior.networks.without_sketches`).
 
     Returns:
         the network.
@@ -60,17 +66,23 @@ def load_pretrained(
     told = {} if found is None else read_settings(found, codebooks=None)
     now = (settings or {}).get("conditions")
     changes = []
+    weights, new = without_sketches(weights, own)
+    like = {key: value for key, value in own.items() if key not in new}
+    if new:
+        changes.append("the prior of its sketches begins anew, with another number of sketches")
     contexts, grids = _context_names({**SINGLE_SLICES, **told}), list(getattr(unwrap(network), "context_names", ()))
     if now is not None and contexts != grids:
-        weights = transfer_contexts(weights, own, contexts, grids)
+        weights = transfer_contexts(weights, like, contexts, grids)
         changes += _changed("contexts", contexts, grids)
-    weights, sizes = resample_tables(weights, own)
+    weights, sizes = resample_tables(weights, like)
     changes += sorted({_resampled(size, own[key].shape[2:]) for key, size in sizes.items()})
     before = told.get("conditions", [])
     if now is not None and before != now:
-        weights = transfer_conditions(weights, own, before, now)
+        weights = transfer_conditions(weights, like, before, now)
         changes += _changed("conditions", *([condition["name"] for condition in some] for some in (before, now)))
-    set_weights(network, weights, path)
+    set_weights(network, weights | new, path)
+    if new and start_sketches is not None:
+        start_sketches(unwrap(network))
     if changes and idist.get_rank() == 0:
         tell(f"{path} is brought to this training: {'; '.join(changes)}")
     return network

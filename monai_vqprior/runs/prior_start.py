@@ -20,7 +20,7 @@ from monai_vqprior.errors import InputError
 from monai_vqprior.metrics import position_log_probabilities
 from monai_vqprior.networks import CodeContext, GatedPixelCNN, HierarchicalPrior
 
-__all__ = ["check_grids", "code_vectors", "start_prior"]
+__all__ = ["check_grids", "code_vectors", "start_prior", "start_sketches"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +110,29 @@ def start_prior(
             raise ValueError("a hierarchical prior needs the vectors of the codes, got None.")
         device = prior.sketch.vectors.device
         prior.sketch.fit(grids.to(device), vectors.to(device), seed)
-        sketches = torch.cat([prior.sketch(part.to(device)) for part in grids.split(256)])
-        _start(prior.sketch_prior, sketches, prior.sketch.codebook.embedding)
+        start_sketches(prior, grids, seed)
         _start(prior.code_prior, grids, vectors)
+        if isinstance(prior.code_prior.context_network, CodeContext):
+            prior.code_prior.context_network.start_at_codes(prior.sketch.codebook.embedding, 0)
     else:
         if vectors is None:
             logger.warning("the autoencoder has no vectors of its codes: the prior begins without their similarity")
         _start(prior, grids, vectors)
+
+
+@torch.no_grad()
+def start_sketches(prior: HierarchicalPrior, grids: torch.Tensor, seed: int = 0) -> None:
+    """
+    Initialize the prior of the sketches, as :func:`start_prior` does, for sketches that are fitted.
+
+    Args:
+        prior: of which the prior of the sketches is new.
+        grids: as in :func:`start_prior`.
+        seed: as in :func:`start_prior`.
+    """
+    device = prior.sketch.vectors.device
+    sketches = torch.cat([prior.sketch(part.to(device)) for part in grids.split(256)])
+    start_prior(prior.sketch_prior, sketches, prior.sketch.codebook.embedding, seed)
 
 
 def _start(prior: GatedPixelCNN, grids: torch.Tensor, vectors: torch.Tensor | None) -> None:
