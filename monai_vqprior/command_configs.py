@@ -48,7 +48,13 @@ _TOGETHER = "multi_gpu_train.json"
 #: settings of a data set rather than of a network; they are beside the weights of both.
 _OF_DATA = frozenset({"split_by", "subject_pattern"})
 #: what settings meant to priors that were trained before there were such settings.
-_BEFORE = {"prior_sketch_block": 0, "prior_sketch_levels": 1, "neighbor_slices": 1, "given_kernel_size": 1}
+_BEFORE = {
+    "prior_sketch_block": 0,
+    "prior_sketch_levels": 1,
+    "prior_sketch_mirror": False,
+    "neighbor_slices": 1,
+    "given_kernel_size": 1,
+}
 
 
 @dataclass(frozen=True)

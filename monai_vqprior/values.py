@@ -347,6 +347,7 @@ SETTINGS: dict[str, Kind] = {
     "prior_sketch_codes": whole(2, 2**20),
     "prior_sketch_channels": whole(1, 8192),
     "prior_sketch_layers": whole(1, 1024),
+    "prior_sketch_mirror": FLAG,
     "prior_sketch_dropout": number(0, 1, below=True),
     "prior_code_batch_size": optional(whole(0, 65536)),
     "conditions": CONDITIONS,

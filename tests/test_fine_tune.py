@@ -131,3 +131,45 @@ def test_slices_of_another_size_a_context_and_a_condition(
     settings = json.loads((tmp_path / "models" / "prior_settings.json").read_text(encoding="utf-8"))
     assert (settings["prior_sketch_block"], settings["given_context"]) == (8, True)
     assert [condition["name"] for condition in settings["conditions"]] == ["slice"]
+
+
+def test_the_sketches_alone_with_another_sketch(
+    bundle: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Codes and first sketch stay as they are; the prior of the sketches begins with the histograms of these."""
+    alone = ("--stage", "prior", "--prior_sketch_levels", "2", "--prior_code_batch_size", "0", "--batch_size", "4")
+    assert tune(bundle, phantom, tmp_path, *alone, "--learning_rate", "0") == 0
+    printed = capsys.readouterr().out
+    assert "the prior of its sketches begins anew, with another number of sketches" in printed
+    before, after = weights(bundle, "prior.pt"), weights(tmp_path, "prior.pt")
+    kept = [key for key in before if not key.startswith("sketch_prior.")]
+    assert kept
+    assert all(torch.equal(before[key], after[key]) for key in kept)
+    assert after["sketch_prior.sketch.vectors"].any()
+    assert after["sketch_prior.sketch_prior.position_logits"].any()
+    assert json.loads((tmp_path / "models" / "prior_settings.json").read_text())["prior_sketch_levels"] == 2
+    sample = ["sample", "--num_samples", "2", "--bundle", str(bundle)]
+    assert main([*sample, *words({**ON_CPU, "output_dir": tmp_path})]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "--prior_code_batch_size 0 trains the sketches alone, and the codes of this prior are not trained yet"),
+        (["--prior_sketch_block", "0"], "--prior_code_batch_size is for a prior with a sketch"),
+    ],
+)
+def test_sketches_alone_where_that_makes_no_prior(
+    more: list[str],
+    message: str,
+    small_run: Path,
+    phantom: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(small_run / "models", tmp_path / "models", ignore=shutil.ignore_patterns("prior*"))
+    shutil.copy(small_run / "splits.json", tmp_path)
+    train = ["train", "--stage", "prior", "--dataset_dir", str(phantom), "--output_dir", str(tmp_path)]
+    assert main([*train, *QUICK, "--prior_code_batch_size", "0", *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "models" / "prior_settings.json").exists()

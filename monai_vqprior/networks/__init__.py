@@ -19,6 +19,7 @@ from monai_vqprior.networks.context import CodeContext
 from monai_vqprior.networks.fsq import FSQCodebook
 from monai_vqprior.networks.gradients import RotationTrick, StraightThrough
 from monai_vqprior.networks.hierarchical import HierarchicalPrior, make_prior, make_sketch_prior
+from monai_vqprior.networks.mirror import MirroredCodes
 from monai_vqprior.networks.pixelcnn import GatedPixelCNN
 from monai_vqprior.networks.predictability import unpredicted_share
 from monai_vqprior.networks.sketch import CodeSketch
@@ -36,6 +37,7 @@ __all__ = [
     "GatedLayer",
     "GatedPixelCNN",
     "HierarchicalPrior",
+    "MirroredCodes",
     "PreactivationBlock",
     "RotationTrick",
     "StraightThrough",

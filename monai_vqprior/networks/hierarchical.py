@@ -39,11 +39,13 @@ class HierarchicalPrior(nn.Module):
     sketch is a function of the codes, so the bits of both add up to an exact code length.
 
     The sketch has few positions, so that its prior can have attention; the prior of the codes takes the sketch as its
-    spatial context. The prior of a sketch may itself be a :class:`HierarchicalPrior`, by way of a sketch of the sketch,
-    as the latent maps of Razavi et al., "Generating Diverse High-Fidelity Images with VQ-VAE-2" (2019),
-    https://arxiv.org/abs/1906.00446, are drawn from the coarsest to the finest. Conditions go to both. So do other contexts (``context_names`` of both networks): grids of the same
-    codes that are known before, such as that of the neighboring slice. The prior of the codes takes them behind the
-    sketch, the prior of the sketches takes their sketches.
+    spatial context. The prior of a sketch may itself be a :class:`HierarchicalPrior`, by way of a sketch of the sketch:
+    levels are drawn from the coarsest to the finest, as those of Razavi et al., "Generating Diverse High-Fidelity
+    Images with VQ-VAE-2" (2019), https://arxiv.org/abs/1906.00446.
+
+    Conditions go to all levels. So do other contexts (``context_names`` of both networks): grids of the same codes that
+    are known before, such as that of the neighboring slice. The prior of the codes takes them behind the sketch, the
+    prior of the sketches takes their sketches.
 
     In training mode a call returns (logits, bits of the sketch), as the autoencoder returns (reconstruction, loss); in
     evaluation mode one tensor of logits, of K + 1 codes. The last one stands for all grids with another sketch: a code
@@ -103,12 +105,12 @@ class HierarchicalPrior(nn.Module):
         self.sketch_prior = sketch_prior
         self.code_prior = code_prior
         self.spatial_dims = code_prior.spatial_dims
-        self.spatial_size = code_prior.spatial_size
-        self.num_embeddings = code_prior.num_embeddings
+        self.spatial_size: tuple[int, ...] = code_prior.spatial_size
+        self.num_embeddings: int = code_prior.num_embeddings
         self.num_classes = code_prior.num_classes
         self.num_values = code_prior.num_values
         #: names of the grids of a context, in their order.
-        self.context_names = code_prior.context_names
+        self.context_names: tuple[str, ...] = code_prior.context_names
         self._num_contexts = len(self.context_names)
         #: number of random numbers of a grid, one for each code of the sketch and then one for each code.
         self.num_draws: int = sketch_prior.num_draws + math.prod(self.spatial_size)
@@ -300,14 +302,18 @@ def make_sketch_prior(
         raise InputError(f"levels must be at least 1, got {levels}.")
     names, kernels = tuple(context_names), list(context_kernels)
     above = 1 if levels > 1 else 0
-    context = CodeContext(
-        [num_embeddings] * (above + len(names)),
-        spatial_size,
-        channels,
-        strides=[_BLOCK] * above + [1] * len(names),
-        num_blocks=[_CONTEXT_BLOCKS] * above + [1] * len(names),
-        kernel_sizes=[1] * above + kernels,
-    ) if above or names else None
+    context = (
+        CodeContext(
+            [num_embeddings] * (above + len(names)),
+            spatial_size,
+            channels,
+            strides=[_BLOCK] * above + [1] * len(names),
+            num_blocks=[_CONTEXT_BLOCKS] * above + [1] * len(names),
+            kernel_sizes=[1] * above + kernels,
+        )
+        if above or names
+        else None
+    )
     prior = GatedPixelCNN(
         num_embeddings=num_embeddings,
         spatial_size=spatial_size,

@@ -26,6 +26,7 @@ from monai_vqprior.networks.attention import CausalAttention
 from monai_vqprior.networks.causal import GatedLayer, shift
 from monai_vqprior.networks.code_similarity import similarity_maps
 from monai_vqprior.networks.condition_dropout import drop_conditions, drop_contexts
+from monai_vqprior.networks.mirror import MirroredCodes
 from monai_vqprior.networks.scripting import is_scripting
 from monai_vqprior.sampling import GridSampler
 
@@ -63,6 +64,8 @@ class GatedPixelCNN(nn.Module):
         skip_connections: the head also reads what passed the gates of the last stack in each layer.
         position_logits: the logits of the layers are added to those of :meth:`start_from`, a histogram for each
             position.
+        mirror: the last stack also reads the code at the mirrored position of the last axis, where it comes before
+            (:class:`~monai_vqprior.networks.MirroredCodes`).
         context_network: computes from a *spatial context*, given before the first code, a map (B, C, *spatial) that is
             added to the input of every stack, like a position embedding that differs from grid to grid. It need not be
             causal: every logit may depend on all of the context. Such as :class:`~monai_vqprior.networks.CodeContext`,
@@ -100,6 +103,7 @@ class GatedPixelCNN(nn.Module):
         context_network: nn.Module | None = None,
         context_dropout: float = 0.0,
         context_names: Sequence[str] = (),
+        mirror: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -128,6 +132,8 @@ class GatedPixelCNN(nn.Module):
         pointwise = Conv[Conv.CONV, spatial_dims]
         self.embedding = nn.Embedding(num_embeddings, channels)
         self.position = nn.Parameter(torch.zeros(1, channels, *self.spatial_size))
+        mirrored: nn.Module | None = MirroredCodes(num_embeddings, channels) if mirror else None
+        self.mirror = mirrored
         self.layers = nn.ModuleList(
             GatedLayer(spatial_dims, channels, kernel_size, dropout, last=i == num_layers - 1)
             for i in range(num_layers)
@@ -187,6 +193,8 @@ class GatedPixelCNN(nn.Module):
         embedded = self.embedding(codes.long()).movedim(-1, 1)  # (B, *spatial, C) -> (B, C, *spatial)
         places = self._places(codes.shape[0], context)
         stacks = [shift(embedded, axis) + places for axis in range(self.spatial_dims)]
+        if self.mirror is not None:
+            stacks[-1] = stacks[-1] + self.mirror(codes.long())
         conditions = self._conditions(codes.shape[0], labels, values)
         gated: list[torch.Tensor] = []
         for index, (layer, attention) in enumerate(zip(self.layers, self.attentions)):  # noqa: B905 (TorchScript)

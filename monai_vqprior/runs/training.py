@@ -18,6 +18,7 @@ import torch
 from monai.utils import set_determinism
 
 from monai_vqprior.data import Conditions, ConditionTable, SliceFolder
+from monai_vqprior.errors import InputError
 from monai_vqprior.files import tell
 from monai_vqprior.runs.checks import check_shares
 from monai_vqprior.runs.lineage import check_conditions, check_same_autoencoder
@@ -115,6 +116,29 @@ class PriorTrainingRun(TrainingRun):
         if conditions.settings and self.processes.rank == 0:
             tell("conditions:", table.describe(conditions))
         check_same_autoencoder(before, autoencoder, resumes)
+
+    def check_code_batch_size(self, code_batch_size: int | None, has_sketch: bool, trained: bool) -> None:
+        """
+        Refuse to train the prior of the sketches alone where that makes no whole prior.
+
+        Args:
+            code_batch_size: as in :class:`~monai_vqprior.networks.HierarchicalPrior`.
+            has_sketch: whether there is a sketch.
+            trained: whether the run begins with weights whose codes are trained.
+
+        Raises:
+            InputError: when codes are to learn from fewer grids than the sketches and there is no sketch, or from none
+                although they are new.
+        """
+        if code_batch_size is None:
+            return
+        if not has_sketch:
+            raise InputError("--prior_code_batch_size is for a prior with a sketch: leave it out, or give it a sketch.")
+        if code_batch_size == 0 and not trained:
+            raise InputError(
+                "--prior_code_batch_size 0 trains the sketches alone, and the codes of this prior are not trained yet: "
+                "train it without first, then again with --fine_tune."
+            )
 
     def start(
         self,

@@ -236,6 +236,8 @@ def _setting_of(missing: Sequence[str], surplus: Sequence[str], reshaped: Sequen
         return "--prior_sketch_block 0 for a prior without sketch"
     if all(".surroundings." in key for key in (*missing, *surplus, *reshaped)):
         return "--given_kernel_size, 1 for a prior of an earlier version"
+    if all(".mirror." in key for key in (*missing, *surplus, *reshaped)):
+        return "--prior_sketch_mirror, false for a prior of an earlier version"
     # Only grids of the context give one of these a context network: a prior of sketches, or one without sketch.
     contexts = "sketch_prior.context_network.", "context_network."
     if some([*missing, *surplus], *contexts) and some(shared, *contexts):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from monai_vqprior.sampling.head import HeadStepper
 from monai_vqprior.sampling.innermost_loop import PositionStepper
 from monai_vqprior.sampling.planes import PlaneStepper
-from monai_vqprior.sampling.prior_parts import SampledPrior, attentions_of, layers_of
+from monai_vqprior.sampling.prior_parts import SampledPrior, attentions_of, layers_of, mirror_of
 from monai_vqprior.sampling.rows import RowStepper
 
 __all__ = ["GridSampler"]
@@ -53,6 +53,7 @@ class GridSampler:
         layers, size = layers_of(prior), prior.spatial_size
         self._shape = batch_size, *size
         self._embedding = prior.embedding.weight
+        self._mirror = mirror_of(prior)
         self._places = places
         self._planes = PlaneStepper(layers, conditions) if prior.spatial_dims == 3 else None
         self._rows = RowStepper(layers, conditions, batch_size, size)
@@ -109,6 +110,8 @@ class GridSampler:
             if i > 0:
                 x = F.embedding(codes[:, i - 1].t(), self._embedding) + x
             self._rows.step(i, x, [None if link is None else link.narrow(-2, i, 1) for link in links])
+            if self._mirror is not None:
+                row = row + self._mirror.start_row(codes[:, i - 1] if i > 0 else None, codes[:, i])
             self._fill_row(codes[:, i], row, first + i * length, choose)
 
     def _fill_row(self, codes: torch.Tensor, places: torch.Tensor, first: int, choose: Choose) -> None:
@@ -118,6 +121,8 @@ class GridSampler:
         for j, (column, place) in enumerate(zip(columns, places.unbind(0), strict=True)):
             if j > 0:
                 x = self._embedding.index_select(0, columns[j - 1]).add_(place)
+            if self._mirror is not None:
+                x = x + self._mirror.step(j, codes)
             features = self._positions.step(j, first + j, x)
             logits = self._head.step(first + j, features, self._positions.gated)
             column.copy_(choose(first + j, logits))

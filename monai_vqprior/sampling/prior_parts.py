@@ -24,7 +24,16 @@ import torch.nn as nn
 
 from monai_vqprior.sampling.folded_gate import weights_of
 
-__all__ = ["SampledAttention", "SampledLayer", "SampledPrior", "attentions_of", "kernel_of", "layers_of"]
+__all__ = [
+    "SampledAttention",
+    "SampledLayer",
+    "SampledMirror",
+    "SampledPrior",
+    "attentions_of",
+    "kernel_of",
+    "layers_of",
+    "mirror_of",
+]
 
 
 class SampledLayer(Protocol):
@@ -61,6 +70,18 @@ class SampledAttention(Protocol):
         ...
 
 
+class SampledMirror(Protocol):
+    """What a prior knows of the mirrored position, such as :class:`~monai_vqprior.networks.MirroredCodes`."""
+
+    def start_row(self, before: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+        """What is known before the first code of a row."""
+        ...
+
+    def step(self, position: int, row: torch.Tensor) -> torch.Tensor | float:
+        """What is added at the next position."""
+        ...
+
+
 class SampledPrior(Protocol):
     """A prior with one stack for each axis of its grid."""
 
@@ -68,6 +89,8 @@ class SampledPrior(Protocol):
     spatial_size: tuple[int, ...]
     #: of the codes, (K, C).
     embedding: nn.Embedding
+    #: :class:`SampledMirror`, or None.
+    mirror: nn.Module | None
     layers: nn.ModuleList
     #: an attention after each layer, or ``nn.Identity``.
     attentions: nn.ModuleList
@@ -87,6 +110,11 @@ def layers_of(prior: SampledPrior) -> list[SampledLayer]:
 def attentions_of(prior: SampledPrior) -> list[SampledAttention | None]:
     """The attention after each layer of a prior, or None."""
     return [None if isinstance(after, nn.Identity) else cast(SampledAttention, after) for after in prior.attentions]
+
+
+def mirror_of(prior: SampledPrior) -> SampledMirror | None:
+    """What a prior knows of the mirrored position, or None."""
+    return None if prior.mirror is None else cast(SampledMirror, prior.mirror)
 
 
 def kernel_of(layer: SampledLayer, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

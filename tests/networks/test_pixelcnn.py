@@ -37,6 +37,9 @@ NETWORKS = {
     "2-D, skip connections": {"spatial_dims": 2, "spatial_size": (3, 4), "skip_connections": True},
     "2-D, position logits": {"spatial_dims": 2, "spatial_size": (3, 4), "position_logits": True},
     "3-D": {"spatial_dims": 3, "spatial_size": (2, 3, 2)},
+    "2-D, mirror": {"spatial_size": (3, 4), "mirror": True},
+    "2-D, mirror, odd": {"spatial_size": (2, 5), "mirror": True, "attention_every": 2, "num_heads": 2},
+    "3-D, mirror": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "mirror": True},
     "3-D, kernel 5": {"spatial_dims": 3, "spatial_size": (3, 2, 3), "kernel_size": 5},
     "3-D, conditional": {"spatial_dims": 3, "spatial_size": (2, 3, 2), "num_classes": [2], "num_values": 1},
     "3-D, attention": {"spatial_dims": 3, "spatial_size": (2, 2, 3), "attention_every": 1, "num_heads": 2},
@@ -69,6 +72,9 @@ def prior(**options: object) -> GatedPixelCNN:
                 attention.out.weight.normal_()
         if network.position_logits is not None:
             network.position_logits.normal_()
+        if network.mirror is not None:
+            for table in network.mirror.parameters():
+                table.normal_()
     return network
 
 
