@@ -62,6 +62,7 @@ from monai_vqprior.runs.training_folder import TrainingFolder, state_to_resume
 from monai_vqprior.runs.training_log import log_settings, package_versions
 from monai_vqprior.runs.weights import (
     find_checkpoint,
+    halve_weights,
     is_finite,
     load_weights,
     locate,
@@ -106,6 +107,7 @@ __all__ = [
     "find_checkpoint",
     "find_prior_settings",
     "fingerprint",
+    "halve_weights",
     "has_other_codes",
     "head_settings",
     "is_finite",

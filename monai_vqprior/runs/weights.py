@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from monai_vqprior.runs.damaged_files import container_fault, content_fault, spa
 
 __all__ = [
     "find_checkpoint",
+    "halve_weights",
     "is_finite",
     "load_weights",
     "locate",
@@ -39,6 +41,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# Names of tensors in which codes are looked up: those of a codebook, and of the vectors that a sketch is made of.
+_LOOKED_UP = re.compile(r"(^|\.)(codebook\.|vectors$)")
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -140,6 +145,32 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], keep_before: bool =
             f"{path} cannot be written ({error.strerror}); what was there before is kept: make room, and go on with "
             "--resume."
         ) from error
+
+
+def halve_weights(path: str | os.PathLike[str], halved: str | os.PathLike[str]) -> None:
+    """
+    Write the weights of a prior in half precision, for a bundle that is passed on: half the bytes.
+
+    A prior with them rates codes as before within their rounding, and computes in single precision like every other:
+    :func:`load_weights` copies them into the network. What codes are looked up in stays in single precision, or a grid
+    could have another sketch.
+
+    Args:
+        path: a state dictionary, or a checkpoint that holds one under ``model``.
+        halved: file to write; what there was is replaced.
+
+    Raises:
+        InputError: when the file cannot be read, holds anything else or cannot be written, and when a weight is too
+            large for half precision.
+    """
+    weights = {
+        key: value.half() if value.dtype == torch.float32 and not _LOOKED_UP.search(key) else value
+        for key, value in read_weights(path).items()
+    }
+    for key, value in weights.items():
+        if value.dtype == torch.half and not bool(value.isfinite().all()):
+            raise InputError(f"{path} has numbers in {key!r} that half precision cannot hold.")
+    write_checkpoint(Path(halved), weights)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:

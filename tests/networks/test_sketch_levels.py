@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from monai_vqprior.networks import (
     make_sketch_prior,
     without_sketches,
 )
-from monai_vqprior.runs import start_prior
+from monai_vqprior.runs import halve_weights, load_weights, start_prior
 
 _CODES, _SKETCH_CODES = 5, 4
 
@@ -233,6 +234,29 @@ def test_weights_of_another_number_of_sketches() -> None:
     plain = GatedPixelCNN(2, _CODES, 4, 6, 2).state_dict()
     assert without_sketches(plain, now) == (plain, {})
     assert without_sketches(now, plain) == (now, {})
+
+
+def test_halved_weights_rate_as_before(tmp_path: Path) -> None:
+    prior, halved = three_levels(), three_levels()
+    torch.save({"model": prior.state_dict()}, tmp_path / "prior.pt")
+    halve_weights(tmp_path / "prior.pt", tmp_path / "half.pt")
+    assert (tmp_path / "half.pt").stat().st_size < 0.75 * (tmp_path / "prior.pt").stat().st_size
+    load_weights(halved, tmp_path / "half.pt")
+    codes = grids(20)
+    with torch.no_grad():
+        assert torch.equal(prior.sketch(codes), halved.sketch(codes))
+        before, after = (code_bits(network(codes), codes) for network in (prior, halved))
+    torch.testing.assert_close(before, after, atol=0.02, rtol=0)
+    assert not torch.equal(before, after)
+    changed = [key for key, value in halved.state_dict().items() if not torch.equal(value, prior.state_dict()[key])]
+    assert not any("codebook" in key or "vectors" in key for key in changed)
+
+
+def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
+    torch.save({"head.bias": torch.tensor([1.0, 1e6])}, tmp_path / "prior.pt")
+    with pytest.raises(ValueError, match=r"prior\.pt has numbers in 'head\.bias' that half precision cannot hold"):
+        halve_weights(tmp_path / "prior.pt", tmp_path / "half.pt")
+    assert not (tmp_path / "half.pt").exists()
 
 
 @pytest.mark.parametrize(
