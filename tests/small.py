@@ -27,6 +27,8 @@ PRIOR: dict[str, Any] = {
     "prior_sketch_codes": 8,
     "prior_sketch_channels": 8,
     "prior_sketch_layers": 2,
+    "prior_sketch_levels": 1,
+    "prior_sketch_mirror": True,
 }
 #: both stages, an epoch each
 QUICK: dict[str, Any] = {**ON_CPU, **AUTOENCODER, **PRIOR, "max_epochs": 1}

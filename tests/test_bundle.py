@@ -95,6 +95,7 @@ def test_network_definitions_agree() -> None:
     of_no_use_after_training = {
         "code_prior_def": {"dropout": "@prior_dropout", "condition_dropout": "@condition_dropout"},
         "sketch_prior_def": {"dropout": "@prior_sketch_dropout", "condition_dropout": "@condition_dropout"},
+        "prior_def": {"code_batch_size": "@prior_code_batch_size"},
     }
     for part in ("prior_def", "prior_size", "prior_sketch", "code_prior_def", "sketch_prior_def"):
         definition = prior[part]

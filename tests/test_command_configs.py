@@ -25,7 +25,7 @@ from monai_vqprior.command_configs import AUTOENCODER, PRIOR, STACKS, Owners, St
 OWN: dict[str, Any] = {"spatial_size": 64, "channels": [8], "split_by": "file"}
 OF_PRIOR: dict[str, Any] = {"prior_layers": 3, "split_by": "file"}
 #: what priors are that were trained before there were such settings, where a configuration has to be told.
-BEFORE: dict[str, Any] = {"prior_sketch_block": 0}
+BEFORE: dict[str, Any] = {"prior_sketch_block": 0, "prior_sketch_levels": 1, "prior_sketch_mirror": False}
 TO_GO_ON: dict[str, Any] = {**BEFORE, "neighbor_slices": 1, "given_kernel_size": 1}
 
 
@@ -52,8 +52,8 @@ def overrides(stack: Stack, run: Path, **given: Any) -> dict[str, Any]:
     ("name", "expected"),
     [
         # How many slices below there are, these read beside the weights themselves.
-        ("evaluate", {**OWN, **OF_PRIOR, "prior_sketch_block": 0}),
-        ("sample", {**OWN, **OF_PRIOR, "prior_sketch_block": 0}),
+        ("evaluate", {**OWN, **OF_PRIOR, **BEFORE}),
+        ("sample", {**OWN, **OF_PRIOR, **BEFORE}),
         ("reconstruct", OWN),
         ("neighbors", {"spatial_size": 64, "split_by": "file"}),
         (AUTOENCODER, {}),
@@ -77,7 +77,7 @@ def test_networks_in_folders_of_their_own(tmp_path: Path) -> None:
         (tmp_path / folder / name).write_text(json.dumps(content), encoding="utf-8")
     weights = {"ckpt": str(tmp_path / "a" / "model.pt"), "ckpt_prior": str(tmp_path / "b" / "prior.pt")}
     found = overrides(STACKS["sample"], tmp_path / "run", **weights)
-    assert found == {**OWN, **OF_PRIOR, "prior_sketch_block": 0}
+    assert found == {**OWN, **OF_PRIOR, **BEFORE}
 
 
 def test_what_uses_no_weights_ignores_those_of_the_bundle(tmp_path: Path) -> None:
