@@ -264,14 +264,19 @@ def _check_memory(settings: Mapping[str, Any]) -> None:
         )
         ** 2,
         "prior_sketch_channels and prior_sketch_codes": largest("prior_sketch_channels") * sketch_codes,
-        "prior_sketch_codes and embedding_dim": 4 * sketch_codes * largest("embedding_dim"),
+        "prior_sketch_codes, prior_sketch_levels and embedding_dim": (
+            4 ** largest("prior_sketch_levels") * sketch_codes * largest("embedding_dim")
+        ),
         "spatial_size and num_embeddings": positions * codes if settings.get("prior_position_logits") else 0,
     }
     layers = {
         "channels and the numbers of blocks": 2 * 9 * largest("channels") ** 2 * blocks,
         "prior_channels and prior_layers": 4 * kernel * largest("prior_channels") ** 2 * largest("prior_layers"),
-        "prior_sketch_channels and prior_sketch_layers": (
-            40 * largest("prior_sketch_channels") ** 2 * largest("prior_sketch_layers")
+        "prior_sketch_channels, prior_sketch_layers and prior_sketch_levels": (
+            40
+            * largest("prior_sketch_channels") ** 2
+            * largest("prior_sketch_layers")
+            * largest("prior_sketch_levels")
         ),
     }
     for part, most in ((arrays, _MOST_NUMBERS), (layers, _MOST_IN_LAYERS)):
