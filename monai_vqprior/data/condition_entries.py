@@ -94,8 +94,11 @@ class Value:
         return {"name": self.name, "mean": self.mean, "std": self.std, **_settings_of(self)}
 
     def decode(self, encoded: float) -> str:
-        """A number in the units of the table, with six digits, empty where it is missing."""
-        return "" if math.isnan(encoded) else f"{encoded * self.std + self.mean:.6g}"
+        """A number in the units of the table, to a hundred thousandth of its scale; empty where it is missing."""
+        if math.isnan(encoded):
+            return ""
+        number = round(encoded * self.std + self.mean, 5 - math.floor(math.log10(self.std)))
+        return f"{number + 0.0:.12g}"  # no -0
 
     def standardize(self, numbers: np.ndarray) -> np.ndarray:
         """Distances from the mean in standard deviations, of numbers in the units of the table."""
