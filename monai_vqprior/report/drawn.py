@@ -79,7 +79,7 @@ class DrawnFiles:
     @property
     def table(self) -> Path:
         """The conditions of each of them."""
-        return self.output / f"{self.kind}s.csv"
+        return self.output / f"{self.kind}_conditions.csv"
 
     @property
     def number(self) -> str:

@@ -66,7 +66,7 @@ def write_volumes(
 
     Args:
         output_dir: ``volumes.png``, the folder ``volumes``, ``volumes.json`` with the settings of the run, and where
-            conditions of whole heads are known ``volumes.csv`` with those of each volume go here.
+            conditions of whole heads are known ``volume_conditions.csv`` with those of each volume go here.
         autoencoder: decodes the code grids, with the interface of MONAI's VQVAE.
         prior: see :meth:`monai_vqprior.inferers.VQPriorInferer.sample_stacks`.
         inferer: how to draw.
@@ -111,7 +111,7 @@ def write_volumes(
         "affine": affine.tolist(),
         **settings_of(inferer, autoencoder, prior, seed, asked, drawn),
     }
-    files = DrawnFiles(Path(output_dir), "volume", (".nii.gz",), ("volumes.csv",))
+    files = DrawnFiles(Path(output_dir), "volume", (".nii.gz",), ("volume_conditions.csv",))
     autoencoder.eval()
 
     def draw(indices: Sequence[int], report: Callable[[], object]) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -35,7 +35,7 @@ __all__ = ["load_sample", "write_samples"]
 
 # What other commands write about the samples.
 _RESULTS = tuple(f"{name}.{suffix}" for name in ("neighbors", "audit") for suffix in ("png", "json"))
-_TABLE = "samples.csv"
+_TABLE = "sample_conditions.csv"
 # Samples on the contact sheet at most, and in one of its rows.
 _MOST_PICTURES = 100
 _COLUMNS = 10
@@ -65,7 +65,7 @@ def write_samples(
 
     Args:
         output_dir: ``samples.png``, the folder ``samples``, and ``samples.json`` with the settings of the run go here;
-            with ``conditions`` also ``samples.csv``, which has the conditions of each sample.
+            with ``conditions`` also ``sample_conditions.csv``, which has the conditions of each sample.
         autoencoder: decodes the code grids, with the interface of MONAI's VQVAE.
         prior: see :meth:`monai_vqprior.inferers.VQPriorInferer.sample`.
         inferer: how to draw.

@@ -64,8 +64,8 @@ def record(folder: Path, kind: str = "samples") -> dict[str, Any]:
     return dict(json.loads((folder / f"{kind}.json").read_text()))
 
 
-def table(folder: Path, kind: str = "samples") -> list[dict[str, str]]:
-    return list(csv.DictReader((folder / f"{kind}.csv").read_text().splitlines()))
+def table(folder: Path, kind: str = "sample") -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / f"{kind}_conditions.csv").read_text().splitlines()))
 
 
 def test_each_sample_is_drawn_for_its_own_row(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_more_samples_tiles_and_a_resumed_run(tmp_path: Path) -> None:
     drawn = sample(tmp_path / "all")
     sample(tmp_path / "first", 1)
     assert sample(tmp_path / "first", resume=True) == drawn
-    assert (tmp_path / "first" / "samples.csv").read_bytes() == (tmp_path / "all" / "samples.csv").read_bytes()
+    assert (tmp_path / "first" / "sample_conditions.csv").read_bytes() == (tmp_path / "all" / "sample_conditions.csv").read_bytes()
     sample(tmp_path / "tiles", tile_size=5)
     assert record(tmp_path / "tiles")["values"] == record(tmp_path / "all")["values"]
     sample(tmp_path / "given", **CONDITIONS.draw({}, range(NUMBER), seed=2))
@@ -101,12 +101,12 @@ def test_more_samples_tiles_and_a_resumed_run(tmp_path: Path) -> None:
 def test_left_missing(tmp_path: Path, asked: dict[str, Any]) -> None:
     """Where it is not wanted, and of a prior that does not know the distributions, as before there were any."""
     before = sample(tmp_path / "before", conditions=None, draw_conditions=False, **asked)
-    assert not (tmp_path / "before" / "samples.csv").exists()
+    assert not (tmp_path / "before" / "sample_conditions.csv").exists()
     old = Conditions(without_distributions(CONDITIONS.settings))
     for name, options in (("false", {"draw_conditions": False}), ("old", {"conditions": old})):
         assert sample(tmp_path / name, **options, **asked) == before
         assert record(tmp_path / name) == record(tmp_path / "before")
-        assert (tmp_path / name / "samples.csv").exists() == bool(asked)
+        assert (tmp_path / name / "sample_conditions.csv").exists() == bool(asked)
     assert sample(tmp_path / "drawn", **asked) != before
 
 
@@ -117,7 +117,7 @@ def test_what_was_asked_stays(tmp_path: Path) -> None:
     assert {(row["sex"], row["slice"]) for row in cells} == {("M", "0.25")}
     assert len({row["age"] for row in cells}) == NUMBER
     assert sample(tmp_path, conditions=None, draw_conditions=False, overwrite=True)
-    assert not (tmp_path / "samples.csv").exists()
+    assert not (tmp_path / "sample_conditions.csv").exists()
 
 
 def test_guidance_stresses_what_was_asked(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_head_has_one_age(tmp_path: Path) -> None:
     assert told["drawn_conditions"] == ["age", "sex"]
     assert told["labels"] == rows["labels"].tolist()
     assert [row[1] for row in told["values"]] == [None] * 3
-    assert [row["sex"] for row in table(tmp_path / "all", "volumes")] == ["FM"[label] for (label,) in rows["labels"]]
-    assert "slice" not in table(tmp_path / "all", "volumes")[0]
+    assert [row["sex"] for row in table(tmp_path / "all", "volume")] == ["FM"[label] for (label,) in rows["labels"]]
+    assert "slice" not in table(tmp_path / "all", "volume")[0]
     assert volumes(tmp_path / "asked", **rows) == drawn
     volumes(tmp_path / "first", 1)
     assert volumes(tmp_path / "first", resume=True) == drawn
