@@ -65,6 +65,10 @@ class Label:
         """To the network a class is its number."""
         return numbers
 
+    def known(self, encoded: Sequence[float]) -> np.ndarray:
+        """Numbers of classes, NaN where they are missing."""
+        return np.array([number if number >= 0 else math.nan for number in encoded])
+
 
 @dataclass(frozen=True)
 class Value:
@@ -103,6 +107,10 @@ class Value:
     def standardize(self, numbers: np.ndarray) -> np.ndarray:
         """Distances from the mean in standard deviations, of numbers in the units of the table."""
         return (numbers - self.mean) / self.std
+
+    def known(self, encoded: Sequence[float]) -> np.ndarray:
+        """Numbers in the units of the table, NaN where they are missing."""
+        return np.array(encoded, float) * self.std + self.mean
 
     def __str__(self) -> str:
         return f"{self.name} (mean {self.mean:g}, standard deviation {self.std:g})"

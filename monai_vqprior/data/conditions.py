@@ -157,24 +157,18 @@ class Conditions:
         Returns:
             the conditions; one that is known of no slice has no distribution.
         """
-        columns = {name: np.array([row[name] for row in rows], float) for name in self._entries}
-        for label in self._labels:
-            columns[label.name][columns[label.name] < 0] = np.nan
+        columns: dict[str, np.ndarray] = {}
         fitted: list[dict[str, Any]] = []
         for name, entry in self._entries.items():
+            columns[name] = entry.known([row[name] for row in rows])
             known = columns[name][~np.isnan(columns[name])]
-            told = replace(entry, distribution=None, related=()).settings
+            plain = replace(entry, distribution=None, related=()).settings
             if len(known):
-                is_label = isinstance(entry, Label)
-                units = known if isinstance(entry, Label) else known * entry.std + entry.mean
-                told |= fit_distribution(units, len(entry.classes) if isinstance(entry, Label) else None).settings
-                related = [
-                    other["name"]
-                    for other in fitted
-                    if cramers_v(columns[name], columns[other["name"]], (is_label, "classes" in other)) >= _TOGETHER
-                ]
-                told |= {"related": related} if related else {}
-            fitted.append(told)
+                plain |= fit_distribution(known, len(entry.classes) if isinstance(entry, Label) else None).settings
+                kinds = [(other["name"], (isinstance(entry, Label), "classes" in other)) for other in fitted]
+                related = [o for o, kind in kinds if cramers_v(columns[name], columns[o], kind) >= _TOGETHER]
+                plain |= {"related": related} if related else {}
+            fitted.append(plain)
         return Conditions(fitted)
 
     def drawn_names(self, asked: Mapping[str, Sequence[float]], leave: Collection[str] = ()) -> list[str]:

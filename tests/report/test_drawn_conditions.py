@@ -89,7 +89,9 @@ def test_more_samples_tiles_and_a_resumed_run(tmp_path: Path) -> None:
     drawn = sample(tmp_path / "all")
     sample(tmp_path / "first", 1)
     assert sample(tmp_path / "first", resume=True) == drawn
-    assert (tmp_path / "first" / "sample_conditions.csv").read_bytes() == (tmp_path / "all" / "sample_conditions.csv").read_bytes()
+    assert (tmp_path / "first" / "sample_conditions.csv").read_bytes() == (
+        tmp_path / "all" / "sample_conditions.csv"
+    ).read_bytes()
     sample(tmp_path / "tiles", tile_size=5)
     assert record(tmp_path / "tiles")["values"] == record(tmp_path / "all")["values"]
     sample(tmp_path / "given", **CONDITIONS.draw({}, range(NUMBER), seed=2))
