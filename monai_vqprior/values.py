@@ -372,6 +372,7 @@ SETTINGS: dict[str, Kind] = {
     "top_p": optional(number(0, 1, above=True)),
     "guidance_scale": number(0, 1e6),
     "condition": optional(TEXT),
+    "draw_conditions": FLAG,
     # completions
     "num_completions": whole(1, 2**14),
     "seam": number(0, 1024),

@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 import small
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, create_workflow
 from PIL import Image
 
 from monai_vqprior.bundles import bundle_root
 from monai_vqprior.cli import main
-from monai_vqprior.data import SliceFolder
+from monai_vqprior.data import Conditions, SliceFolder, without_distributions
+from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
 
 pytestmark = pytest.mark.integration
@@ -132,12 +133,17 @@ def exaggerate(run: Path) -> None:
 
 def test_settings_hold_what_later_commands_need(run: Path, cohort: Path) -> None:
     group, ventricles, position = settings(run)["conditions"]
-    assert group == {"name": "group", "classes": ["A", "B"]}
+    assert group == {"name": "group", "classes": ["A", "B"], "shares": [0.5, 0.5]}
     rows = csv.DictReader((cohort / "slices.csv").read_text().splitlines())
     sizes = [float(row["ventricle_size"]) for row in rows if row["split"] == "train"]
     assert ventricles["name"] == "ventricle_size"
     np.testing.assert_allclose([ventricles["mean"], ventricles["std"]], [np.mean(sizes), np.std(sizes)], rtol=1e-5)
-    assert position == {"name": "slice", "mean": 0.5, "std": 0.372678}
+    numbers, counts = np.unique(sizes, return_counts=True)
+    np.testing.assert_allclose(ventricles["numbers"], numbers, rtol=1e-5)
+    np.testing.assert_allclose(ventricles["shares"], counts / len(sizes), rtol=1e-5)
+    assert ventricles["related"] == ["group"]  # of so few subjects
+    assert without_distributions([position]) == [{"name": "slice", "mean": 0.5, "std": 0.372678}]
+    assert (position["numbers"], position["shares"]) == ([0, 0.333333, 0.666667, 1], [0.25] * 4)
 
 
 def test_training_drops_conditions_and_validation_does_not(run: Path, cohort: Path) -> None:
@@ -216,17 +222,47 @@ def test_samples_follow_the_condition(run: Path, tmp_path: Path, capsys: pytest.
     assert "--conditions" not in printed  # the configurations read them beside the weights
 
     # The first tile by hand: group B, the last slice, ventricles unknown; then the same with guidance.
-    from monai_vqprior.inferers import VQPriorInferer
-
     autoencoder, prior = networks(output)
-    guided = drawn(output, *asked[4], "--guidance_scale", "2")
-    assert not np.array_equal(guided, samples[4])
-    for shown, scale in ((samples[4], 1), (guided, 2)):
+    words = [*asked[4], "--draw_conditions", "false"]
+    plain, guided = drawn(output, *words), drawn(output, *words, "--guidance_scale", "2")
+    assert not np.array_equal(guided, plain)
+    for shown, scale in ((plain, 1), (guided, 2)):
         inferer = VQPriorInferer(tile_size=4, temperature=0.8, guidance_scale=scale)
         grids = inferer.sample(prior, range(4), seed=0, labels=[1], values=[math.nan, (1 - 0.5) / 0.372678])
         with torch.no_grad():
             expected = autoencoder.decode_samples(grids)[:, 0].clamp(0, 1).mul(255).numpy()
         np.testing.assert_allclose(shown, expected, atol=0.51)
+
+
+def test_conditions_that_nobody_asked_for(run: Path, tmp_path: Path) -> None:
+    """They are drawn, by MONAI's command too, or left missing as of a prior that does not know their distributions."""
+    output = shutil.copytree(run, tmp_path / "run")
+    exaggerate(output)
+    samples, missing = drawn(output), drawn(output, "--draw_conditions", "false")
+    assert not np.array_equal(samples, missing)
+    known = Conditions(settings(run)["conditions"])
+    rows = known.draw({}, range(4), seed=0)
+    assert known.drawn_names({}) == ["group", "slice"]  # ventricles are related to the group
+    autoencoder, prior = networks(output)
+    for shown, asked in ((samples, rows), (missing, {})):
+        grids = VQPriorInferer(tile_size=4, temperature=0.8).sample(prior, range(4), seed=0, **asked)
+        with torch.no_grad():
+            expected = autoencoder.decode_samples(grids)[:, 0].clamp(0, 1).mul(255).numpy()
+        np.testing.assert_allclose(shown, expected, atol=0.51)
+    root = bundle_root()
+    create_workflow(
+        config_file=[str(root / "configs" / f"{name}.json") for name in ("inference", "sample")],
+        workflow_type="train", logging_file=False, bundle_root=str(root), models_dir=str(output / "models"),
+        output_dir=str(tmp_path), num_samples=4, tile_size=4, **small.ON_CPU, **small.AUTOENCODER,
+        **{**small.PRIOR, "prior_sketch_block": 0},
+    ).run()  # fmt: skip
+    for path in sorted((tmp_path / "samples").iterdir()):
+        assert np.array_equal(np.asarray(Image.open(path)), samples[int(path.stem[-1])])
+
+    path = output / "models" / "prior_settings.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "conditions": without_distributions(told["conditions"])}))
+    assert np.array_equal(drawn(output), missing)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +335,9 @@ def test_a_run_goes_on_with_its_conditions_and_a_new_one_without(
     words = ["train", "--stage", "prior", "--dataset_dir", cohort, "--output_dir", output, "--device", "cpu"]
     words += ["--amp", "false", "--max_epochs", "2"]
     assert "was trained with the conditions" in fails(capsys, *words, "--resume", "--conditions", "[slice]")
+    path = output / "models" / "prior_settings.json"  # from before there were distributions
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "conditions": without_distributions(told["conditions"])}))
     assert main([*map(str, words), "--resume"]) == 0
     printed = capsys.readouterr().out
     assert "conditions: group (A 8, B 8; missing 8), ventricle_size (mean" in printed

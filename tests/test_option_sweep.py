@@ -54,7 +54,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("split", ["train", "validate", "test", "all"], ["", "tests", "Train", "0", "None", "['train']"]),
     (
         "overwrite write_reference resume skip_bad save_slices nifti amp smaller_is_better prior_skip_connections "
-        "bias_correction prior_position_logits neighbor_context",
+        "bias_correction prior_position_logits neighbor_context draw_conditions",
         ["true", "False", "TRUE"],
         _NO_FLAGS,
     ),

@@ -25,8 +25,9 @@ import torch
 
 from monai_vqprior.cli import main
 from monai_vqprior.cli.options import command_parser
-from monai_vqprior.data import SliceDataset, SliceFolder
+from monai_vqprior.data import Conditions, SliceDataset, SliceFolder
 from monai_vqprior.data.cases import OWN_COLUMNS
+from monai_vqprior.data.condition_draws import DISTRIBUTION_KEYS
 from monai_vqprior.data.prepare import HEAD_COLUMNS, SLICE_COLUMNS
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
@@ -135,6 +136,7 @@ def test_fields_of_settings() -> None:
     expected = {key for name in ("train", "train_prior") for key in CONFIGS[name]["settings"]}
     # Written when there are weights, and no setting of a configuration.
     assert fields("settings.json and prior_settings.json") == expected | {REFERENCE}
+    assert fields("conditions") == set(DISTRIBUTION_KEYS)
 
 
 def test_fields_of_splits(phantom: Path, tmp_path: Path) -> None:
@@ -167,8 +169,14 @@ def test_fields_of_samples(tmp_path: Path) -> None:
     network = AutoencoderVQ(channels=(8,), codebook=EMACodebook(num_embeddings=4, embedding_dim=2))
     prior = GatedPixelCNN(num_embeddings=4, spatial_size=2, channels=4, num_layers=1, num_classes=[2], num_values=1)
     inferer = VQPriorInferer(tile_size=1, top_k=3, top_p=0.9)
-    write_samples(tmp_path, network, prior, inferer, num_samples=1, labels=[[0]], values=[[0.5]])
+    sex, age = {"name": "sex", "classes": ["F", "M"], "shares": [0.5, 0.5]}, {"name": "age", "mean": 50, "std": 20}
+    write_samples(
+        tmp_path, network, prior, inferer, num_samples=1, values=[[0.5]], conditions=Conditions([sex, age]),
+        draw_conditions=True,
+    )  # fmt: skip
     assert fields("samples.json") == set(json_file(tmp_path / "samples.json"))
+    told = fields("sample_conditions.csv and volume_conditions.csv")
+    assert columns(tmp_path / "sample_conditions.csv") == told - {"volume"} | {"sex", "age"}
 
 
 def test_fields_of_neighbors(phantom: Path, tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ EXPRESSIONS: list[dict[str, Any]] = [
     conditions({"name": "a", "classes": ["a", CODE]}),
     conditions({"name": "a", "mean": CODE, "std": 1}),
     conditions({"name": "a", "mean": 0, "std": 1, "_requires_": CODE}),
+    conditions({"name": "a", "mean": 0, "std": 1, "quantiles": [CODE, 1]}),
+    conditions({"name": "a", "classes": ["a"], "shares": CALL}),
+    conditions({"name": "a", "classes": ["a"], "related": [CODE]}),
     conditions(CALL),
 ]
 # What builds or calls anything but a codebook of this package.

@@ -251,6 +251,11 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
     _setting(command, "num_volumes", "draw whole heads instead of slices, so many, as NIfTI volumes")
     _setting(command, "num_slices", "slices of a volume, those in the middle of a head (default: all)")
     _setting(command, "nifti", "write NIfTI files too")
+    _setting(
+        command,
+        "draw_conditions",
+        "draw conditions that --condition does not name as the training data has them (default: True)",
+    )
     _add_drawing(command)
 
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from monai_vqprior.data.condition_table import ConditionTable
-from monai_vqprior.data.conditions import Conditions, fit_condition
+from monai_vqprior.data.conditions import Conditions, fit_condition, without_distributions
 from monai_vqprior.data.datasets import CodeGridDataset, SliceDataset, mean_image
 from monai_vqprior.data.given_codes import GivenCodes, random_holes
 from monai_vqprior.data.masked_slices import MaskedSlices, load_masks
@@ -50,5 +50,6 @@ __all__ = [
     "slices_below",
     "stack_height",
     "volume_slices",
+    "without_distributions",
     "write_phantom",
 ]

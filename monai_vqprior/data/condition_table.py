@@ -98,6 +98,15 @@ class ConditionTable:
         needed = [name for name in also if name not in named]
         return Conditions([self._entry(condition) for condition in (*conditions, *needed)])
 
+    def with_distributions(self, conditions: Conditions) -> Conditions:
+        """
+        The same conditions, with their distributions in the training split, which samples are drawn by.
+
+        Args:
+            conditions: what :meth:`fit` returns.
+        """
+        return conditions.with_distributions(self.join(self.slices.datalist("train"), conditions))
+
     def join(self, items: Sequence[Mapping[str, Any]], conditions: Conditions) -> list[dict[str, Any]]:
         """
         Join conditions to slices.

@@ -12,73 +12,21 @@
 from __future__ import annotations
 
 import csv
-import logging
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from monai_vqprior.data.layout import natural_key
+import numpy as np
+
+from monai_vqprior.data.condition_draws import DISTRIBUTION_KEYS, condition_uniforms, cramers_v, fit_distribution
+from monai_vqprior.data.condition_entries import Label, Value, fit_condition, read_entry
 from monai_vqprior.errors import InputError
-from monai_vqprior.values import PLAIN_TEXT
 
-__all__ = ["Conditions", "fit_condition"]
+__all__ = ["Conditions", "fit_condition", "without_distributions"]
 
-logger = logging.getLogger(__name__)
-
-#: cells for a missing value, in lower case: an empty one, BIDS' n/a, what R and pandas write.
-_MISSING = ("", "n/a", "na", "nan")
-_FAR = 5  # standard deviations from the training's mean
-
-
-@dataclass(frozen=True)
-class _Label:
-    """A condition with classes, which are numbers to the network."""
-
-    name: str
-    classes: tuple[str, ...]
-
-    def encode(self, cell: str) -> int:
-        """Number of a class, -1 for what is missing and for a class that the training has not seen."""
-        return self.classes.index(cell) if cell in self.classes else -1
-
-    def parse(self, text: str) -> int:
-        if text not in self.classes:
-            raise InputError(f"{self.name} has no class {text!r}: the prior knows {', '.join(self.classes)}.")
-        return self.encode(text)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"name": self.name, "classes": list(self.classes)}
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A condition with a number, in standard deviations from the mean to the network."""
-
-    name: str
-    mean: float
-    std: float
-
-    def encode(self, cell: str) -> float:
-        """Standardized number, NaN for what is missing or no number."""
-        number = _number(cell)
-        return math.nan if number is None else (number - self.mean) / self.std
-
-    def parse(self, text: str) -> float:
-        encoded = self.encode(text)
-        if math.isnan(encoded):
-            raise InputError(f"{self.name} must be a number, got {text!r}: the prior knows {self}.")
-        if abs(encoded) > _FAR:
-            logger.warning("%s=%s is far from all that the prior has seen: %s", self.name, text, self)
-        return encoded
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"name": self.name, "mean": self.mean, "std": self.std}
-
-    def __str__(self) -> str:
-        return f"{self.name} (mean {self.mean:g}, standard deviation {self.std:g})"
+# Cramér's V from which on two conditions go together. Of 100 subjects two that have nothing to do with one another come
+# to 0.1 to 0.2.
+_TOGETHER = 0.3
 
 
 class Conditions:
@@ -91,7 +39,9 @@ class Conditions:
 
     Args:
         conditions: for each condition its ``name``, and either its ``classes`` in order or the ``mean`` and ``std`` of
-            its values. Empty for a prior without conditions.
+            its values. Empty for a prior without conditions. An entry may also say how the condition is distributed in
+            the training: ``shares`` of the classes; of values ``numbers`` and their ``shares``, or ``quantiles`` at
+            equal steps from 0 to 1; and ``related``, the names of conditions before it that it has to do with.
 
     Raises:
         InputError: when an entry has another form, or two have one name.
@@ -109,13 +59,17 @@ class Conditions:
             raise InputError(
                 f"conditions must be those of a trained prior, got {conditions!r}; --condition asks for one."
             )
-        entries = [_entry(condition) for condition in conditions]
+        entries = [read_entry(condition) for condition in conditions]
         names = [entry.name for entry in entries]
         if len(set(names)) < len(names):
             raise InputError(f"conditions must be named once each, got {', '.join(names)}.")
-        self._labels = [entry for entry in entries if isinstance(entry, _Label)]
-        self._values = [entry for entry in entries if isinstance(entry, _Value)]
+        self._labels = [entry for entry in entries if isinstance(entry, Label)]
+        self._values = [entry for entry in entries if isinstance(entry, Value)]
         self._entries = {entry.name: entry for entry in entries}
+        for number, entry in enumerate(entries):
+            unknown = [name for name in entry.related if name not in names[:number]]
+            if unknown:
+                raise InputError(f"{entry.name} is related to {unknown[0]!r}, which is no condition before it.")
 
     @property
     def names(self) -> list[str]:
@@ -191,78 +145,124 @@ class Conditions:
         if not told:
             raise InputError("condition must look like name=value,name=value, got ''.")
         encoded = {**self.encode({}), **told}
-        kinds = {"labels": self.label_names, "values": self.value_names}
-        return {kind: [encoded[name] for name in names] for kind, names in kinds.items() if names}
+        return {kind: [encoded[name] for name in names] for kind, names in self._kinds.items()}
+
+    def with_distributions(self, rows: Sequence[Mapping[str, float]]) -> Conditions:
+        """
+        The same conditions, with their distributions in a training split in the place of those that they have.
+
+        Args:
+            rows: the slices of the split, encoded.
+
+        Returns:
+            the conditions; one that is known of no slice has no distribution.
+        """
+        columns: dict[str, np.ndarray] = {}
+        fitted: list[dict[str, Any]] = []
+        for name, entry in self._entries.items():
+            columns[name] = entry.known([row[name] for row in rows])
+            known = columns[name][~np.isnan(columns[name])]
+            plain = replace(entry, distribution=None, related=()).settings
+            if len(known):
+                plain |= fit_distribution(known, len(entry.classes) if isinstance(entry, Label) else None).settings
+                kinds = [(other["name"], (isinstance(entry, Label), "classes" in other)) for other in fitted]
+                related = [o for o, kind in kinds if cramers_v(columns[name], columns[o], kind) >= _TOGETHER]
+                plain |= {"related": related} if related else {}
+            fitted.append(plain)
+        return Conditions(fitted)
+
+    def drawn_names(self, asked: Mapping[str, Sequence[float]], leave: Collection[str] = ()) -> list[str]:
+        """
+        The conditions that :meth:`draw` draws, see there.
+
+        Args:
+            asked: what was asked for, as :meth:`parse` returns it.
+            leave: conditions that something else tells.
+        """
+        told = {*leave, *(name for name, cell in self.decode(asked).items() if cell)}
+        drawn = []
+        for name, entry in self._entries.items():
+            related = {other for other in told if other in entry.related or name in self._related(other)}
+            if name not in told and entry.distribution is not None and not related:
+                drawn.append(name)
+                told.add(name)
+        return drawn
+
+    def draw(
+        self,
+        asked: Mapping[str, Sequence[float]],
+        indices: Iterable[int],
+        seed: int = 0,
+        leave: Collection[str] = (),
+    ) -> dict[str, Any]:
+        """
+        Draw the conditions that nobody asked for from the distribution of the training: p(c) p(x | c).
+
+        Each is drawn on its own, in the order of their names. One that is related to a condition that is known by then
+        is left missing: dementia drawn beside another age than its own would be what no training has seen, and the
+        network itself knows how likely it is at this age. So is a condition without a distribution, of a prior that
+        was trained before there were any.
+
+        Args:
+            asked: what was asked for, as :meth:`parse` returns it.
+            indices: numbers of the samples; what is drawn for sample i depends on (seed, i) alone.
+            seed: seed of the run.
+            leave: conditions that something else tells, such as ``slice`` of a whole head; they stay as asked.
+
+        Returns:
+            ``labels`` (n, labels) int64 and ``values`` (n, values) float64, those of them that there are, for
+            :meth:`monai_vqprior.inferers.VQPriorInferer.sample`; what was asked as it is where nothing is drawn.
+
+        Example:
+            >>> sex = Conditions([{"name": "sex", "classes": ["F", "M"], "shares": [0.6, 0.4]}])
+            >>> sex.draw(sex.parse(None), range(6), seed=0)["labels"].ravel().tolist()
+            [1, 0, 1, 0, 1, 0]
+        """
+        drawn, wanted = self.drawn_names(asked, leave), list(indices)
+        if not drawn:
+            return dict(asked)
+        # One for each condition, drawn or not: asking for one changes no other.
+        uniforms = np.array([condition_uniforms(seed, index, len(self._entries)) for index in wanted])
+        uniforms = uniforms.reshape(len(wanted), len(self._entries))
+        columns = {name: np.full(len(wanted), number) for name, number in self._told(asked).items()}
+        for uniform, (name, entry) in zip(uniforms.T, self._entries.items(), strict=True):
+            if name in drawn and entry.distribution is not None:
+                columns[name] = entry.standardize(entry.distribution.at(uniform))
+        return {kind: np.stack([columns[name] for name in names], axis=1) for kind, names in self._kinds.items()}
+
+    def decode(self, rows: Mapping[str, Sequence[float]]) -> dict[str, str]:
+        """
+        What a row for the network says, as the cells of a table.
+
+        Args:
+            rows: a row of ``labels`` and one of ``values``; what is not there is missing.
+
+        Returns:
+            text by the name of the condition, empty where it is missing.
+        """
+        return {name: self._entries[name].decode(number) for name, number in self._told(rows).items()}
+
+    @property
+    def _kinds(self) -> dict[str, list[str]]:
+        """Names by the argument of the network, those of them that there are."""
+        return {kind: names for kind, names in (("labels", self.label_names), ("values", self.value_names)) if names}
+
+    def _told(self, rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
+        """The numbers of a row by the names of the conditions."""
+        told: dict[str, float] = self.encode({})
+        for kind, names in self._kinds.items():
+            told |= dict(zip(names, rows.get(kind, ()), strict=kind in rows))
+        return told
+
+    def _related(self, name: str) -> tuple[str, ...]:
+        return self._entries[name].related if name in self._entries else ()
 
 
-def fit_condition(name: str, cells: Sequence[str]) -> dict[str, Any]:
+def without_distributions(conditions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
-    What a column of a table is: classes in natural order when a cell is no number, else values and their scale.
+    What conditions mean to a network, whatever their distributions: names, classes, means and standard deviations.
 
     Args:
-        name: name of the column.
-        cells: what it says of each slice of the training split; empty cells, n/a, NA and nan are missing.
-
-    Returns:
-        an entry for :class:`Conditions`. Mean and standard deviation have six digits, so that settings stay readable.
-
-    Raises:
-        InputError: when no slice has a value, or a class cannot be written into a configuration.
+        conditions: entries of :class:`Conditions`.
     """
-    known = [cell for cell in cells if cell.lower() not in _MISSING]
-    if not known:
-        raise InputError(f"the condition {name!r} is missing for all {len(cells)} slices of the training split.")
-    if len(set(known)) == 1:
-        logger.warning("the condition %s is %s for all slices of the training split", name, known[0])
-    numbers = [number for number in map(_number, known) if number is not None]
-    classes = sorted(set(known), key=natural_key) if len(numbers) < len(known) else []
-    _check_text(name, *classes)
-    if classes:
-        return {"name": name, "classes": classes}
-    try:
-        mean = math.fsum(numbers) / len(numbers)
-        std = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
-    except OverflowError as error:
-        raise InputError(f"the condition {name!r} has numbers that are too large, such as {max(numbers)}.") from error
-    # Values that are all the same have no scale; 1 leaves them at zero.
-    return {"name": name, "mean": float(f"{mean:.6g}"), "std": float(f"{std:.6g}") or 1.0}
-
-
-def _check_text(*texts: str) -> None:
-    """Refuse names and classes that a configuration, which they are written into, would not leave as they are."""
-    for text in texts:
-        if not PLAIN_TEXT.accepts(text):
-            raise InputError(
-                f"{text!r} cannot be written into a configuration, where $, @, % and # mean more and each text is one "
-                "line: rename it."
-            )
-
-
-def _entry(condition: Mapping[str, Any]) -> _Label | _Value:
-    """The condition that an entry describes."""
-    try:
-        told = dict(condition)
-        name = str(told.pop("name"))
-        if set(told) == {"classes"} and told["classes"] and not isinstance(told["classes"], str):
-            classes = tuple(map(str, told["classes"]))
-            _check_text(name, *classes)
-            return _Label(name, classes)
-        if set(told) == {"mean", "std"} and 0 < float(told["std"]) < math.inf and math.isfinite(float(told["mean"])):
-            _check_text(name)
-            return _Value(name, float(told["mean"]), float(told["std"]))
-    except InputError:
-        raise
-    except (TypeError, ValueError, KeyError, OverflowError):
-        pass
-    raise InputError(
-        f"a known condition has a name and classes, or a name, a mean and a positive std, got {condition!r}."
-    )
-
-
-def _number(cell: str) -> float | None:
-    """A finite number, or None for any other text."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return [{key: value for key, value in entry.items() if key not in DISTRIBUTION_KEYS} for entry in conditions]

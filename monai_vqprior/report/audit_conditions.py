@@ -33,7 +33,7 @@ def followed_conditions(
     train: SliceDataset,
 ) -> list[dict[str, Any]]:
     """
-    What was asked of samples beside what came out, for each condition that was asked for.
+    What was asked of samples beside what came out, for each condition that was asked for; not for those drawn besides.
 
     What came out is the mean value of the training slices that are nearest to a sample; of a class, the share of these
     slices that are of the class.
@@ -56,7 +56,7 @@ def followed_conditions(
     if table is None:
         return []
     items = table.join(train.data, conditions)
-    unit = BytesToUnit()
+    unit, drawn = BytesToUnit(), settings.get("drawn_conditions", [])
     entries = []
     for kind, names in (("values", conditions.value_names), ("labels", conditions.label_names)):
         if kind not in settings:
@@ -65,7 +65,7 @@ def followed_conditions(
         for column, name in enumerate(names):
             asked = rows[:, column]
             known = np.isfinite(asked) if kind == "values" else asked >= 0
-            if not known.any():
+            if name in drawn or not known.any():
                 continue
             of_train = np.array([item[name] for item in items], float)
             told = np.isfinite(of_train) if kind == "values" else of_train >= 0

@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from monai_vqprior.data import Conditions
 from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import read_json, write_text
 from monai_vqprior.inferers import VQPriorInferer
 from monai_vqprior.runs import component_config, fingerprint, joined_processes
+from monai_vqprior.sampling.conditioning import condition_rows
 from monai_vqprior.values import PLAIN, check_setting
 
-__all__ = ["DrawnFiles", "decode_tile", "draw_tiles", "settings_of"]
+__all__ = ["DrawnFiles", "decode_tile", "draw_missing", "draw_tiles", "settings_of"]
 
 # What the record may hold beside the settings of a run without conditions, and how large it is with them at most.
-_CONDITIONS = ("labels", "values")
+_ROWS = ("labels", "values")
+_CONDITIONS = (*_ROWS, "drawn_conditions")
 _MOST_BYTES = 2**28
 
 #: Draws the numbers given, and tells of each position: pairs of their places in the list and of the results.
@@ -70,6 +75,11 @@ class DrawnFiles:
     def record(self) -> Path:
         """The settings of the run."""
         return self.output / f"{self.kind}s.json"
+
+    @property
+    def table(self) -> Path:
+        """The conditions of each of them."""
+        return self.output / f"{self.kind}_conditions.csv"
 
     @property
     def number(self) -> str:
@@ -113,6 +123,25 @@ class DrawnFiles:
             )
         write_text(self.record, json.dumps(settings, indent=2) + "\n")
 
+    def write_table(self, conditions: Conditions, rows: Mapping[str, torch.Tensor], number: int) -> None:
+        """
+        Write the conditions of each of them that are known of some, in the units of the data set.
+
+        Args:
+            conditions: the conditions of the prior.
+            rows: ``labels`` and ``values``, one for all or one for each.
+            number: how many.
+        """
+        told = {name: part.expand(number, -1).tolist() for name, part in rows.items()}
+        cells = [conditions.decode({name: part[i] for name, part in told.items()}) for i in range(number)]
+        names = [name for name in conditions.names if any(row[name] for row in cells)]
+        if names:
+            text = io.StringIO()
+            table = csv.DictWriter(text, [self.kind, *names], extrasaction="ignore", lineterminator="\n")
+            table.writeheader()
+            table.writerows({**row, self.kind: self.path(i).name} for i, row in enumerate(cells))
+            write_text(self.table, text.getvalue())
+
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         """Refuse to go on with what was drawn with other settings."""
         if not self.record.is_file():
@@ -123,7 +152,7 @@ class DrawnFiles:
         for key in (key for key in {**before, **settings} if key != number):
             # Of conditions those of the samples that there may be.
             values = (run.get(key) for run in (before, settings))
-            told = (x[: before[number]] if key in _CONDITIONS and isinstance(x, list) else x for x in values)
+            told = (x[: before[number]] if key in _ROWS and isinstance(x, list) else x for x in values)
             old, new = map(json.dumps, told)
             if old != new:
                 change = f"{key} {old}, not {new}" if len(old + new) < 80 else f"other {key}"
@@ -152,12 +181,37 @@ class DrawnFiles:
         return before
 
 
+def draw_missing(
+    conditions: Conditions, asked: dict[str, torch.Tensor], number: int, seed: int, leave: Collection[str] = ()
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """
+    Draw the conditions that nobody asked for, see :meth:`monai_vqprior.data.Conditions.draw`.
+
+    Args:
+        conditions: those of the prior.
+        asked: rows of ``labels`` and ``values``, those that there are. A row for each is left as it is.
+        number: how many rows are needed.
+        seed: seed of the run.
+        leave: conditions that something else tells.
+
+    Returns:
+        the rows, and the names of the conditions that are drawn.
+    """
+    if any(len(part) > 1 for part in asked.values()):
+        return asked, []
+    row = {name: part[0].tolist() for name, part in asked.items()}
+    rows = conditions.draw(row, range(number), seed, leave)
+    told = condition_rows(rows.get("labels"), rows.get("values"), number, needed=False)
+    return told, conditions.drawn_names(row, leave)
+
+
 def settings_of(
     inferer: VQPriorInferer,
     autoencoder: torch.nn.Module,
     prior: torch.nn.Module,
     seed: int,
     conditions: Mapping[str, torch.Tensor],
+    drawn: Sequence[str] = (),
 ) -> dict[str, Any]:
     """
     What the record of a run says of how it draws.
@@ -168,6 +222,7 @@ def settings_of(
         prior: what they are drawn from.
         seed: seed of the run.
         conditions: rows of ``labels`` and ``values``, those that there are.
+        drawn: names of those that nobody asked for.
     """
     return {
         "seed": seed,
@@ -177,6 +232,7 @@ def settings_of(
             name: [[None if math.isnan(x) else x for x in row] for row in rows.tolist()]
             for name, rows in conditions.items()
         },
+        **({"drawn_conditions": list(drawn)} if drawn else {}),
         "device": next(prior.parameters()).device.type,
         "autoencoder_weights": fingerprint(autoencoder),
         "prior_weights": fingerprint(prior),

@@ -26,7 +26,7 @@ from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import tell, write_png
 from monai_vqprior.handlers import contact_sheet
 from monai_vqprior.inferers import VQPriorInferer, num_draws
-from monai_vqprior.report.drawn import DrawnFiles, decode_tile, draw_tiles, settings_of
+from monai_vqprior.report.drawn import DrawnFiles, decode_tile, draw_missing, draw_tiles, settings_of
 from monai_vqprior.report.nifti import write_nifti
 from monai_vqprior.sampling import Conditioning
 from monai_vqprior.sampling.conditioning import Rows, condition_rows
@@ -56,6 +56,7 @@ def write_volumes(
     values: Rows | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    draw_conditions: bool = False,
 ) -> None:
     """
     Draw whole heads slice by slice, and write each as NIfTI of ``float32`` in 0..1, and the first 10 on a sheet.
@@ -64,7 +65,8 @@ def write_volumes(
     written tile by tile (``draw_tiles``), and do not depend on the number of processes.
 
     Args:
-        output_dir: ``volumes.png``, the folder ``volumes``, and ``volumes.json`` with the settings of the run go here.
+        output_dir: ``volumes.png``, the folder ``volumes``, ``volumes.json`` with the settings of the run, and where
+            conditions of whole heads are known ``volume_conditions.csv`` with those of each volume go here.
         autoencoder: decodes the code grids, with the interface of MONAI's VQVAE.
         prior: see :meth:`monai_vqprior.inferers.VQPriorInferer.sample_stacks`.
         inferer: how to draw.
@@ -79,6 +81,8 @@ def write_volumes(
         values: continuous values of whole heads, likewise; that of ``slice`` is each slice's own.
         overwrite: whether to remove the volumes of an earlier run.
         resume: whether to continue an earlier run, if there is one; it may have more volumes than before.
+        draw_conditions: whether conditions of whole heads that nobody asked for are drawn, once for each head
+            (:meth:`monai_vqprior.data.Conditions.draw`), where there is not a row for each.
 
     Raises:
         InputError: when a number or a condition does not fit, there is an earlier run that is neither resumed nor
@@ -94,6 +98,9 @@ def write_volumes(
     affine = np.eye(4) if head_affine is None else np.array(head_affine, np.float64)
     affine[:3, 3] += first * affine[:3, head_axis]
     asked = condition_rows(labels, values, num_volumes, needed=False)
+    drawn: list[str] = []
+    if draw_conditions:
+        asked, drawn = draw_missing(conditions, asked, num_volumes, seed, leave=[POSITION])
     places = [(first + i) / (head_slices - 1) if head_slices > 1 else 0.5 for i in range(number)]
     slices = slice_conditions(conditions, asked, places)
     settings = {
@@ -102,9 +109,9 @@ def write_volumes(
         "head_slices": head_slices,
         "head_axis": head_axis,
         "affine": affine.tolist(),
-        **settings_of(inferer, autoencoder, prior, seed, asked),
+        **settings_of(inferer, autoencoder, prior, seed, asked, drawn),
     }
-    files = DrawnFiles(Path(output_dir), "volume", (".nii.gz",))
+    files = DrawnFiles(Path(output_dir), "volume", (".nii.gz",), ("volume_conditions.csv",))
     autoencoder.eval()
 
     def draw(indices: Sequence[int], report: Callable[[], object]) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -118,6 +125,7 @@ def write_volumes(
         write_nifti(files.path(index), Volume(block_of(head, head_axis), affine))
 
     def finish() -> None:
+        files.write_table(conditions, asked, num_volumes)
         heads = [read_volume(files.path(index)) for index in range(min(num_volumes, _MOST_PICTURES))]
         sheet = write_png(files.sheet, contact_sheet([_cuts(head) for head in heads]))
         drawn = f"{counted(num_volumes, 'volume')} of {counted(number, 'slice')}"

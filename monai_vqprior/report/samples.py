@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_vqprior.data import Conditions
 from monai_vqprior.errors import InputError, counted
 from monai_vqprior.files import tell, write_png
 from monai_vqprior.handlers import contact_sheet, to_pixels
 from monai_vqprior.inferers import VQPriorInferer, num_draws
-from monai_vqprior.report.drawn import DrawnFiles, decode_tile, draw_tiles, settings_of
+from monai_vqprior.report.drawn import DrawnFiles, decode_tile, draw_missing, draw_tiles, settings_of
 from monai_vqprior.report.nifti import write_nifti
 from monai_vqprior.sampling import Conditioning
 from monai_vqprior.sampling.conditioning import Rows, condition_rows
@@ -34,6 +35,7 @@ __all__ = ["load_sample", "write_samples"]
 
 # What other commands write about the samples.
 _RESULTS = tuple(f"{name}.{suffix}" for name in ("neighbors", "audit") for suffix in ("png", "json"))
+_TABLE = "sample_conditions.csv"
 # Samples on the contact sheet at most, and in one of its rows.
 _MOST_PICTURES = 100
 _COLUMNS = 10
@@ -52,6 +54,8 @@ def write_samples(
     nifti: bool = False,
     overwrite: bool = False,
     resume: bool = False,
+    conditions: Conditions | None = None,
+    draw_conditions: bool = False,
 ) -> None:
     """
     Draw samples from the prior, decode them, and write each as a slice and all (at most 100) on a contact sheet.
@@ -60,7 +64,8 @@ def write_samples(
     the number of processes.
 
     Args:
-        output_dir: ``samples.png``, the folder ``samples``, and ``samples.json`` with the settings of the run go here.
+        output_dir: ``samples.png``, the folder ``samples``, and ``samples.json`` with the settings of the run go here;
+            with ``conditions`` also ``sample_conditions.csv``, which has the conditions of each sample.
         autoencoder: decodes the code grids, with the interface of MONAI's VQVAE.
         prior: see :meth:`monai_vqprior.inferers.VQPriorInferer.sample`.
         inferer: how to draw.
@@ -71,6 +76,9 @@ def write_samples(
         nifti: whether to write each sample as NIfTI too.
         overwrite: whether to remove the samples of an earlier run.
         resume: whether to continue an earlier run, if there is one; it may have more samples than before.
+        conditions: those of the prior.
+        draw_conditions: whether those that nobody asked for are drawn (:meth:`monai_vqprior.data.Conditions.draw`),
+            where there is not a row for each sample.
 
     Raises:
         InputError: when ``num_samples`` is not positive, the conditions do not fit, there is an earlier run that is
@@ -78,19 +86,25 @@ def write_samples(
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be at least 1, got {num_samples}.")
-    conditions = condition_rows(labels, values, num_samples, needed=inferer.guidance_scale != 1)
-    settings = {"num_samples": num_samples, **settings_of(inferer, autoencoder, prior, seed, conditions)}
+    # Guidance stresses what was asked: what is drawn besides is no reason for it.
+    told = condition_rows(labels, values, num_samples, needed=inferer.guidance_scale != 1)
+    drawn: list[str] = []
+    if conditions is not None and draw_conditions:
+        told, drawn = draw_missing(conditions, told, num_samples, seed)
+    settings = {"num_samples": num_samples, **settings_of(inferer, autoencoder, prior, seed, told, drawn)}
     # Results about the samples are removed with them.
     suffixes = (".png", ".nii.gz") if nifti else (".png",)
-    files = DrawnFiles(Path(output_dir), "sample", suffixes, _RESULTS)
+    files = DrawnFiles(Path(output_dir), "sample", suffixes, (*_RESULTS, _TABLE))
     autoencoder.eval()
 
     def draw(indices: Sequence[int], report: Callable[[], object]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        asked = {name: part[list(indices)] if len(part) > 1 else part for name, part in conditions.items()}
+        asked = {name: part[list(indices)] if len(part) > 1 else part for name, part in told.items()}
         tiles = inferer.sample_tiles(prior, indices, seed, conditioning=Conditioning(**asked), on_position=report)
         return ((rows, decode_tile(autoencoder, grids, inferer.tile_size)) for rows, grids in tiles)
 
     def finish() -> None:
+        if conditions is not None:
+            files.write_table(conditions, told, num_samples)
         sheet = _write_sheet(files, min(num_samples, _MOST_PICTURES))
         tell(f"{counted(num_samples, 'sample')} written to {files.folder}, the first of them on {sheet}")
 

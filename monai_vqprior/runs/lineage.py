@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai_vqprior.data import without_distributions
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import read_json
 from monai_vqprior.runs.settings import PRIOR_SETTINGS, read_settings, settings_beside
@@ -143,6 +144,8 @@ def check_conditions(
     """
     Refuse to resume a run under other conditions: its weights would load, with another meaning.
 
+    How conditions are distributed means nothing to the weights, and does not count.
+
     Args:
         path: the settings of the run that is there, if there is one.
         conditions: what :class:`~monai_vqprior.data.Conditions` are made of, in this run.
@@ -152,9 +155,9 @@ def check_conditions(
         InputError: when it is resumed and had other conditions.
     """
     if resume and path is not None and Path(path).is_file():
-        before = _read(path).get("conditions", [])
-        if before != list(conditions):
+        before, now = map(without_distributions, (_read(path).get("conditions", []), conditions))
+        if before != now:
             raise InputError(
-                f"the run to resume was trained with the conditions {before}, got {list(conditions)}: resume with "
+                f"the run to resume was trained with the conditions {before}, got {now}: resume with "
                 "those, or train anew with --overwrite."
             )

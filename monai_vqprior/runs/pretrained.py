@@ -20,7 +20,7 @@ import ignite.distributed as idist
 import torch
 import torch.nn as nn
 
-from monai_vqprior.data import neighbor_names
+from monai_vqprior.data import neighbor_names, without_distributions
 from monai_vqprior.files import tell
 from monai_vqprior.networks import resample_tables, transfer_conditions, transfer_contexts, without_sketches
 from monai_vqprior.runs.prior_settings import SINGLE_SLICES
@@ -77,7 +77,7 @@ def load_pretrained(
     weights, sizes = resample_tables(weights, like)
     changes += sorted({_resampled(size, own[key].shape[2:]) for key, size in sizes.items()})
     before = told.get("conditions", [])
-    if now is not None and before != now:
+    if now is not None and without_distributions(before) != without_distributions(now):
         weights = transfer_conditions(weights, like, before, now)
         changes += _changed("conditions", *([condition["name"] for condition in some] for some in (before, now)))
     set_weights(network, weights | new, path)

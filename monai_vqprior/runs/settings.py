@@ -273,10 +273,7 @@ def _check_memory(settings: Mapping[str, Any]) -> None:
         "channels and the numbers of blocks": 2 * 9 * largest("channels") ** 2 * blocks,
         "prior_channels and prior_layers": 4 * kernel * largest("prior_channels") ** 2 * largest("prior_layers"),
         "prior_sketch_channels, prior_sketch_layers and prior_sketch_levels": (
-            40
-            * largest("prior_sketch_channels") ** 2
-            * largest("prior_sketch_layers")
-            * largest("prior_sketch_levels")
+            40 * largest("prior_sketch_channels") ** 2 * largest("prior_sketch_layers") * largest("prior_sketch_levels")
         ),
     }
     for part, most in ((arrays, _MOST_NUMBERS), (layers, _MOST_IN_LAYERS)):

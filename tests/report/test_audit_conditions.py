@@ -80,6 +80,8 @@ def test_what_was_not_asked_has_no_entry(table: ConditionTable) -> None:
     assert followed(table, {"values": [[None]], "labels": [[-1]]}, images) == []
     (entry,) = followed(table, {"values": [[0.5]], "labels": [[-1]]}, images)
     assert entry["rank_correlation"] is None
+    drawn = {"values": [[0.1], [0.5], [0.2]], "labels": [[1]], "drawn_conditions": ["level"]}
+    assert [entry["name"] for entry in followed(table, drawn, images)] == ["sex"]
     train = SliceDataset(table.slices.datalist("train"), LoadSliced("image"), 16, progress=False)
     assert followed_conditions(samples(images), {"values": [[0.5]]}, Conditions(), None, train) == []
 

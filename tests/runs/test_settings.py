@@ -65,6 +65,14 @@ class TestCheckConditions:
                 with pytest.raises(InputError, match=r"the run to resume was trained with the conditions .*, got "):
                     check_conditions(path, conditions, resume)
 
+    def test_distributions_do_not_count(self, tmp_path: Path) -> None:
+        """A run from before there were any goes on, and so does one on data that is distributed otherwise."""
+        path, told = tmp_path / "settings.json", [{**self.SEX, "shares": [share, 1 - share]} for share in (0.25, 0.5)]
+        for before in ([self.SEX], told[:1]):
+            write_settings(path, {"conditions": before})
+            for now in ([self.SEX], told[1:]):
+                check_conditions(path, now, resume=True)
+
     def test_without_settings(self, tmp_path: Path) -> None:
         check_conditions(tmp_path / "settings.json", [self.AGE], resume=True)
 
