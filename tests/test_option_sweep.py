@@ -54,7 +54,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ("split", ["train", "validate", "test", "all"], ["", "tests", "Train", "0", "None", "['train']"]),
     (
         "overwrite write_reference resume skip_bad save_slices nifti amp smaller_is_better prior_skip_connections "
-        "bias_correction prior_position_logits neighbor_context draw_conditions",
+        "bias_correction prior_position_logits prior_sketch_mirror neighbor_context draw_conditions",
         ["true", "False", "TRUE"],
         _NO_FLAGS,
     ),
@@ -91,6 +91,8 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
     ),
     ("num_workers early_stop prior_attention_every prior_views given_views", ["0", "4"], [*_NO_WHOLE, "-1", "None"]),
     ("prior_sketch_block", ["0", "2", "4", "64"], [*_NO_WHOLE, "-2", "1", "3", "66", "None"]),
+    ("prior_sketch_levels", ["1", "2"], [*_NO_WHOLE, "0", "-1", "9", "None"]),
+    ("prior_code_batch_size", ["1", "64", "None"], [*_NO_WHOLE, "-1"]),
     ("max_value", ["4095", "0.5", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     ("max_minutes", ["0.5", "1", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     (

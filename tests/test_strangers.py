@@ -281,7 +281,8 @@ def test_settings_that_training_writes_are_used(told: Callable[..., dict[str, An
     overrides = told({**SETTINGS, **settings})
     assert {key: overrides.get(key) for key in settings} == settings
     # All others are those of the configuration.
-    assert set(overrides) <= {*settings, "codebook", "max_value", "prior_sketch_block"}
+    before = {"prior_sketch_block", "prior_sketch_levels", "prior_sketch_mirror"}  # what settings without them mean
+    assert set(overrides) <= {*settings, "codebook", "max_value", *before}
 
 
 def test_another_codebook_is_used_when_the_user_names_it(
