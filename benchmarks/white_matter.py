@@ -13,7 +13,7 @@
 How bright is white matter in prepared slices: from head to head, and within each head? How much contrast have they?
 
 Where white matter is comes from the map of the template, not from the slices, so that ways of scaling can be compared.
-SSIM and PSNR of slices with different contrast cannot.
+PSNR depends on the contrast, SSIM a little.
 """
 
 from __future__ import annotations
