@@ -10,9 +10,10 @@
 # limitations under the License.
 
 """
-How bright is white matter in prepared slices: from head to head, and within each head?
+How bright is white matter in prepared slices: from head to head, and within each head? How much contrast have they?
 
 Where white matter is comes from the map of the template, not from the slices, so that ways of scaling can be compared.
+PSNR depends on the contrast, SSIM a little.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def main() -> None:
 
     rows: list[Row] = []
     for folder in options.slices:
-        heads = white_matter_of(folder)
+        stacks, inside = stacks_of(folder)
+        heads = [stack[inside] for stack in stacks]
         medians = np.array([np.median(values) for values in heads])
         rows.append(
             {
@@ -53,21 +55,22 @@ def main() -> None:
                 "between heads, % of it": round(float(100 * medians.std() / medians.mean()), 2),
                 "within a head, % of it": round(float(100 * np.mean([v.std() / v.mean() for v in heads])), 2),
                 "clipped, % of the pixels": round(float(100 * np.mean([(v == _WHITE).mean() for v in heads])), 2),
+                "contrast of the brain, of 255": round(float(np.mean([stack[stack > 0].std() for stack in stacks])), 1),
             }
         )
         print(*(f"{name} {value}" for name, value in rows[-1].items()), sep="; ")
     finish(parser, options, {}, {"brightness": rows})
 
 
-def white_matter_of(folder: Path) -> list[np.ndarray]:
+def stacks_of(folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """
-    The pixels of white matter of each head.
+    The slices of each head, and where they show white matter.
 
     Args:
         folder: slices of ``vqprior prepare --space template``.
 
     Returns:
-        for each head the values (N,), 0 to 255.
+        for each head its slices (num_slices, size, size), 0 to 255; and a mask of that shape, the same for all heads.
 
     Raises:
         InputError: naming the folder, when it holds no such slices.
@@ -77,11 +80,11 @@ def white_matter_of(folder: Path) -> list[np.ndarray]:
     }
     if not placements or any((p.space, p.template) != ("template", MNI152) for p in placements.values()):
         raise InputError(f"{folder} does not hold slices of vqprior prepare in the space of MNI152.")
-    inside = _white_matter(next(iter(placements.values())).slab)
-    return [
-        np.stack([_picture(folder, case, index) for index in range(placement.slab.num_slices)])[inside]
+    stacks = [
+        np.stack([_picture(folder, case, index) for index in range(placement.slab.num_slices)])
         for case, placement in placements.items()
     ]
+    return stacks, _white_matter(next(iter(placements.values())).slab)
 
 
 def _white_matter(slab: Slab) -> np.ndarray:
