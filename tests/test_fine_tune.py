@@ -133,6 +133,13 @@ def test_slices_of_another_size_a_context_and_a_condition(
     assert [condition["name"] for condition in settings["conditions"]] == ["slice"]
 
 
+def test_codes_learn_from_a_part_of_each_batch(bundle: Path, phantom: Path, tmp_path: Path) -> None:
+    part = ("--stage", "prior", "--prior_code_batch_size", "1", "--batch_size", "4")
+    assert tune(bundle, phantom, tmp_path, *part) == 0
+    before, after = weights(bundle, "prior.pt"), weights(tmp_path, "prior.pt")
+    assert not torch.equal(before["code_prior.position"], after["code_prior.position"])
+
+
 def test_the_sketches_alone_with_another_sketch(
     bundle: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,18 +28,30 @@ from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN, Hi
 
 
 @pytest.mark.parametrize(
-    ("size", "block", "sketch"),
-    [(256, 8, (8, 8)), (128, 4, (8, 8)), (32, 2, (4, 4)), ([96, 160], 6, (4, 7)), (4, 2, (1, 1))],
+    ("size", "block", "sketches"),
+    [
+        (512, 4, [(32, 32), (16, 16), (8, 8)]),
+        (256, 4, [(16, 16), (8, 8)]),
+        (128, 4, [(8, 8)]),
+        (32, 2, [(4, 4)]),
+        ([96, 160], 4, [(6, 10), (3, 5)]),
+        (4, 2, [(1, 1)]),
+    ],
 )
 @pytest.mark.parametrize("names", [["inference.json", "sample.json"], ["train.json", "train_prior.json"]])
-def test_a_sketch_has_at_most_eight_positions_an_axis(
-    names: list[str], size: int | list[int], block: int, sketch: tuple[int, int], phantom: Path
+def test_the_coarsest_sketch_has_at_most_eight_positions_an_axis(
+    names: list[str], size: int | list[int], block: int, sketches: list[tuple[int, int]], phantom: Path
 ) -> None:
     parser = ConfigParser({**load_configs(bundle_root(), names), "bundle_root": str(bundle_root())})
     parser.update({"spatial_size": size, "dataset_dir": str(phantom), "prior_channels": 8, "prior_layers": 1})
     prior = parser.get_parsed_content("prior_def")
     assert isinstance(prior, HierarchicalPrior)
-    assert (prior.sketch.block, prior.sketch.spatial_size) == (block, sketch)
+    assert prior.sketch.block == block
+    found = []
+    while isinstance(prior, HierarchicalPrior):
+        found.append(prior.sketch.spatial_size)
+        prior = prior.sketch_prior
+    assert found == sketches
 
 
 @pytest.fixture

@@ -48,8 +48,8 @@ class BitsPerCodeLoss(nn.Module):
         same weight, whether much or little of its grid is given.
 
         Args:
-            prediction: logits (B, K, *grid); or a pair of those of the first grids (b, K, *grid), which may be none,
-                and the bits a code that are spent besides, a scalar, as a
+            prediction: logits (B, K, *grid); or a pair of those of the first grids (b, K, *grid), or of no code
+                (B, 0, *grid), and the bits a code that are spent besides, a scalar, as a
                 :class:`~monai_vqprior.networks.HierarchicalPrior` returns in training mode.
             codes: (B, *grid), integers in 0..K-1, or -1 for a code that is not to be rated.
 
@@ -59,4 +59,4 @@ class BitsPerCodeLoss(nn.Module):
         if isinstance(prediction, torch.Tensor):
             return code_bits(prediction, codes).mean()
         logits, besides = prediction
-        return code_bits(logits, codes[: len(logits)]).sum() / max(1, logits[:, 0].numel()) + besides
+        return besides if logits.shape[1] == 0 else code_bits(logits, codes[: len(logits)]).mean() + besides

@@ -138,8 +138,8 @@ class HierarchicalPrior(nn.Module):
 
         Returns:
             in training mode the logits (b, K, *spatial) of the codes given the sketch, for the first b =
-            ``code_batch_size`` grids, and the bits of the sketches for each code of the grids, a scalar; in evaluation
-            mode logits (B, K + 1, *spatial), see above.
+            ``code_batch_size`` grids, (B, 0, *spatial) for none, and the bits of the sketches for each code of the
+            grids, a scalar; in evaluation mode logits (B, K + 1, *spatial), see above.
         """
         sketch = self.sketch(codes)
         rated = self.sketch_prior(sketch, labels, values, self._sketches(context))
@@ -194,7 +194,7 @@ class HierarchicalPrior(nn.Module):
         """Logits (b, K, *spatial) of the grids that the prior of the codes learns from."""
         number = self.code_batch_size
         if number == 0:
-            return torch.zeros([0, self.num_embeddings] + list(codes.shape[1:]), device=codes.device)  # noqa: RUF005 (TorchScript)
+            return torch.zeros([len(codes), 0] + list(codes.shape[1:]), device=codes.device)  # noqa: RUF005 (TorchScript)
         if number > 0:
             codes, context = codes[:number], context[:number]
             labels = None if labels is None else labels[:number]
