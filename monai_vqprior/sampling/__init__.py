@@ -13,6 +13,6 @@ from __future__ import annotations
 
 from monai_vqprior.sampling.conditioning import Conditioning
 from monai_vqprior.sampling.grid_sampler import GridSampler
-from monai_vqprior.sampling.prior_parts import SampledAttention, SampledLayer, SampledPrior
+from monai_vqprior.sampling.prior_parts import SampledAttention, SampledLayer, SampledMirror, SampledPrior
 
-__all__ = ["Conditioning", "GridSampler", "SampledAttention", "SampledLayer", "SampledPrior"]
+__all__ = ["Conditioning", "GridSampler", "SampledAttention", "SampledLayer", "SampledMirror", "SampledPrior"]
