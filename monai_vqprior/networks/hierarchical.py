@@ -142,13 +142,11 @@ class HierarchicalPrior(nn.Module):
             grids, a scalar; in evaluation mode logits (B, K + 1, *spatial), see above.
         """
         sketch = self.sketch(codes)
-        rated = self.sketch_prior(sketch, labels, values, self._sketches(context))
+        nats = _nats_of(self.sketch_prior(sketch, labels, values, self._sketches(context)), sketch)  # (B, *sketch)
+        known = self.code_context(sketch, context)
         if self.training:
-            nats = _nats_of(rated, sketch).sum()
-            logits = self._learned(codes, labels, values, self.code_context(sketch, context))
-            return logits, nats / (codes.numel() * math.log(2.0))
-        nats = _nats_of(rated, sketch)  # (B, *sketch)
-        logits = self.code_prior(codes, labels, values, self.code_context(sketch, context))
+            return self._learned(codes, labels, values, known), nats.sum() / (codes.numel() * math.log(2.0))
+        logits = self.code_prior(codes, labels, values, known)
         share = -self.sketch.spread(nats) / self.sketch.spread(self.sketch.block_sizes)  # (B, 1, *spatial)
         share = share.clamp_max(-1e-6)  # what is left for all other sketches has a logarithm
         others = torch.log(-torch.expm1(share))

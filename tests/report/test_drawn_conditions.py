@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from random_networks import random_networks
 
 from monai_vqprior.data import Conditions, without_distributions
 from monai_vqprior.errors import InputError
 from monai_vqprior.inferers import VQPriorInferer
-from monai_vqprior.networks import AutoencoderVQ, CodeContext, EMACodebook, GatedPixelCNN
+from monai_vqprior.networks import AutoencoderVQ, CodeContext, GatedPixelCNN
 from monai_vqprior.report import write_samples
 from monai_vqprior.report.drawn_heads import write_volumes
 
@@ -37,19 +37,7 @@ NUMBER = 7
 
 
 def networks(**options: Any) -> tuple[AutoencoderVQ, GatedPixelCNN]:
-    """Networks of random weights, to which conditions matter."""
-    torch.manual_seed(0)
-    autoencoder = AutoencoderVQ(channels=(8,), codebook=EMACodebook(12, 4)).eval()
-    prior = GatedPixelCNN(
-        num_embeddings=12, spatial_size=(3, 4), channels=8, num_layers=2, kernel_size=3, num_classes=[2], num_values=2,
-        **options,
-    )  # fmt: skip
-    with torch.no_grad():
-        for network in (autoencoder, prior):
-            for name, parameter in network.named_parameters():
-                if not name.endswith("bias"):
-                    parameter.normal_(0, 0.5)
-    return autoencoder, prior
+    return random_networks(num_classes=[2], num_values=2, **options)
 
 
 def sample(folder: Path, number: int = NUMBER, tile_size: int = 3, **options: Any) -> dict[str, bytes]:

@@ -26,12 +26,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+from random_networks import random_networks
 
 from monai_vqprior.data import Conditions
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_png
 from monai_vqprior.inferers import VQPriorInferer
-from monai_vqprior.networks import AutoencoderVQ, CodeContext, EMACodebook, GatedPixelCNN
+from monai_vqprior.networks import AutoencoderVQ, CodeContext, GatedPixelCNN
 from monai_vqprior.report import samples, write_samples
 from monai_vqprior.report.drawn import DrawnFiles
 from monai_vqprior.report.drawn_heads import write_volumes
@@ -57,16 +58,7 @@ class Cut(BaseException):
 
 
 def networks(**options: Any) -> tuple[AutoencoderVQ, GatedPixelCNN]:
-    torch.manual_seed(0)
-    autoencoder = AutoencoderVQ(channels=(8,), codebook=EMACodebook(12, 4)).eval()
-    options = {"num_classes": [3], "num_values": 1, **options}
-    prior = GatedPixelCNN(num_embeddings=12, spatial_size=(3, 4), channels=8, num_layers=2, kernel_size=3, **options)
-    with torch.no_grad():
-        for network in (autoencoder, prior):
-            for name, parameter in network.named_parameters():
-                if not name.endswith("bias"):
-                    parameter.normal_(0, 0.5)
-    return autoencoder, prior
+    return random_networks(**{"num_classes": [3], "num_values": 1, **options})
 
 
 def draw(folder: Path, run: str = "plain", **changes: Any) -> None:

@@ -70,8 +70,8 @@ class TestCheckConditions:
         path, told = tmp_path / "settings.json", [{**self.SEX, "shares": [share, 1 - share]} for share in (0.25, 0.5)]
         for before in ([self.SEX], told[:1]):
             write_settings(path, {"conditions": before})
-            for now in ([self.SEX], told[1:]):
-                check_conditions(path, now, resume=True)
+            for after in ([self.SEX], told[1:]):
+                check_conditions(path, after, resume=True)
 
     def test_without_settings(self, tmp_path: Path) -> None:
         check_conditions(tmp_path / "settings.json", [self.AGE], resume=True)
