@@ -368,6 +368,7 @@ SETTINGS: dict[str, Kind] = {
     "num_volumes": whole(1, 10**6),
     "num_slices": optional(whole(1, 10**5)),
     "temperature": number(0, 1e6, above=True),
+    "sketch_temperature": optional(number(0, 1e6, above=True)),
     "top_k": optional(whole(1, 2**20)),
     "top_p": optional(number(0, 1, above=True)),
     "guidance_scale": number(0, 1e6),

@@ -126,6 +126,7 @@ VALUES: list[tuple[str, list[str], list[str]]] = [
         [*_NO_NUMBERS, "1", "[1,2,3,4]", str([[1, 2, 3]] * 4), str([["a"] * 4] * 4)],
     ),
     ("temperature", ["0.5", "2"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308", "None"]),
+    ("sketch_temperature", ["0.5", "2", "None"], [*_NO_NUMBERS, "0", "-1", BIG, "1e308"]),
     ("top_k", ["1", "512", "None"], [*_NO_WHOLE, "0", "-1"]),
     ("top_p", ["0.9", "1", "None"], [*_NO_NUMBERS, "0", "-1", "1.5", BIG]),
     ("axis head_axis", ["0", "2"], [*_NO_WHOLE, "3", "-1", "7"]),

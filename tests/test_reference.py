@@ -30,7 +30,14 @@ from monai_vqprior.data.cases import OWN_COLUMNS
 from monai_vqprior.data.condition_draws import DISTRIBUTION_KEYS
 from monai_vqprior.data.prepare import HEAD_COLUMNS, SLICE_COLUMNS
 from monai_vqprior.inferers import VQPriorInferer
-from monai_vqprior.networks import AutoencoderVQ, EMACodebook, GatedPixelCNN
+from monai_vqprior.networks import (
+    AutoencoderVQ,
+    CodeContext,
+    CodeSketch,
+    EMACodebook,
+    GatedPixelCNN,
+    HierarchicalPrior,
+)
 from monai_vqprior.prepare_arguments import Preparation
 from monai_vqprior.report import code_baselines, summarize, write_samples
 from monai_vqprior.report.reconstructed_volumes import COLUMNS
@@ -167,8 +174,13 @@ def test_fields_of_metrics(phantom: Path) -> None:
 
 def test_fields_of_samples(tmp_path: Path) -> None:
     network = AutoencoderVQ(channels=(8,), codebook=EMACodebook(num_embeddings=4, embedding_dim=2))
-    prior = GatedPixelCNN(num_embeddings=4, spatial_size=2, channels=4, num_layers=1, num_classes=[2], num_values=1)
-    inferer = VQPriorInferer(tile_size=1, top_k=3, top_p=0.9)
+    sizes: dict[str, Any] = {"num_embeddings": 4, "channels": 4, "num_layers": 1, "num_classes": [2], "num_values": 1}
+    prior = HierarchicalPrior(
+        CodeSketch(num_embeddings=4, embedding_dim=2, spatial_size=2, block=2, num_sketch_codes=4),
+        GatedPixelCNN(spatial_size=1, **sizes),
+        GatedPixelCNN(spatial_size=2, context_network=CodeContext(4, 2, 4, 2), **sizes),
+    )
+    inferer = VQPriorInferer(tile_size=1, top_k=3, top_p=0.9, sketch_temperature=0.9)
     sex, age = {"name": "sex", "classes": ["F", "M"], "shares": [0.5, 0.5]}, {"name": "age", "mean": 50, "std": 20}
     write_samples(
         tmp_path, network, prior, inferer, num_samples=1, values=[[0.5]], conditions=Conditions([sex, age]),

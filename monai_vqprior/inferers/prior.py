@@ -58,6 +58,9 @@ class VQPriorInferer(Inferer):
         num_workers: processes that draw tiles side by side on a CPU, each with one thread; 0 to draw one tile after
             another in this process. The operations are small, so that two processes draw two tiles in less time than
             one process with two threads. The samples are those of one thread, whatever the number of workers.
+        sketch_temperature: in the place of ``temperature`` for the sketches that a
+            :class:`~monai_vqprior.networks.HierarchicalPrior` draws before the codes; None for the same. Needs
+            a prior with sketches.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -77,10 +80,13 @@ class VQPriorInferer(Inferer):
         top_p: float | None = None,
         guidance_scale: float = 1.0,
         num_workers: int = 0,
+        sketch_temperature: float | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise InputError(f"temperature must be positive, got {temperature}.")
+        if sketch_temperature is not None and not sketch_temperature > 0:
+            raise InputError(f"sketch_temperature must be positive, got {sketch_temperature}.")
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k must be at least 1, got {top_k}.")
         if tile_size < 1:
@@ -92,6 +98,7 @@ class VQPriorInferer(Inferer):
         if not isinstance(num_workers, int) or num_workers < 0:
             raise InputError(f"num_workers must be a whole number of at least 0, got {num_workers!r}.")
         self.temperature = temperature
+        self.sketch_temperature = sketch_temperature
         self.top_k = top_k
         self.tile_size = tile_size
         self.top_p = top_p
@@ -333,6 +340,11 @@ class VQPriorInferer(Inferer):
         if seed < 0 or any(index < 0 for index in wanted):
             raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
         size = _grid_size(network, spatial_size)
+        if self.sketch_temperature is not None and num_draws(network, size) == math.prod(size):
+            raise InputError(
+                f"sketch_temperature is for priors that draw sketches, got {self.sketch_temperature} for a prior without "
+                "any: leave it out."
+            )
         num_codes = getattr(network, "num_embeddings", None)
         rows = conditioning.rows(len(wanted), size, num_codes, self.guidance_scale != 1, _num_contexts(network))
         rows = given_as_context(rows, getattr(network, "context_names", ()))
@@ -340,7 +352,9 @@ class VQPriorInferer(Inferer):
         if self.num_workers and device.type != "cpu":
             raise InputError(f"num_workers must be 0 on {device.type}, got {self.num_workers}: workers are for a CPU.")
         network.eval()
-        return TileSampler(network, self.draw, self.guidance_scale, self.tile_size, seed, rows, size, part)
+        return TileSampler(
+            network, self.draw, self.draw_sketch, self.guidance_scale, self.tile_size, seed, rows, size, part
+        )
 
     def _drawn(
         self,
@@ -370,8 +384,17 @@ class VQPriorInferer(Inferer):
         Returns:
             (B,) int64.
         """
-        if self.temperature != 1:
-            logits = logits.double() / self.temperature
+        return self._draw_at(self.temperature, logits, uniforms)
+
+    def draw_sketch(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """Draw codes of a sketch: as :meth:`draw`, at the temperature of sketches."""
+        temperature = self.temperature if self.sketch_temperature is None else self.sketch_temperature
+        return self._draw_at(temperature, logits, uniforms)
+
+    def _draw_at(self, temperature: float, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """Draw codes at a temperature."""
+        if temperature != 1:
+            logits = logits.double() / temperature
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)
         probabilities = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))

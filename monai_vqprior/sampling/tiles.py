@@ -27,6 +27,8 @@ __all__ = ["Tile", "TileSampler", "num_draws", "tiles_of"]
 
 #: codes to keep in a tile at one position, and where: mask and codes, each (tile,).
 Kept = tuple[torch.Tensor, torch.Tensor]
+#: makes codes (B,) of logits (B, K) and uniform numbers (B,).
+Draw = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class TileSampler:
 
     Args:
         network: a prior, in evaluation mode.
-        draw: makes codes (B,) of logits (B, K) and uniform numbers (B,).
+        draw: makes the codes of a grid.
+        draw_sketch: makes those of the sketches that a network draws before.
         guidance_scale: see :func:`~monai_vqprior.inferers.guide`.
         tile_size: samples of a tile.
         seed: seed of the run.
@@ -84,7 +87,8 @@ class TileSampler:
     """
 
     network: Any
-    draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    draw: Draw
+    draw_sketch: Draw
     guidance_scale: float
     tile_size: int
     seed: int
@@ -131,13 +135,15 @@ class TileSampler:
         }
         if context is not None:
             conditions["context"] = context
+        of_sketch = len(draws) - math.prod(self.size)  # these come first
         kept = self._kept(conditions.pop("given", None), conditions.pop("mask", None), len(draws))
         guided, number = self.guidance_scale != 1, self.tile_size
 
         def choose(position: int, logits: torch.Tensor) -> torch.Tensor:
             if on_position is not None:
                 on_position()
-            codes = self.draw(guide(logits, self.guidance_scale) if guided else logits, draws[position])
+            draw = self.draw_sketch if position < of_sketch else self.draw
+            codes = draw(guide(logits, self.guidance_scale) if guided else logits, draws[position])
             keep = kept[position]
             if keep is not None:
                 codes = torch.where(*keep, codes)

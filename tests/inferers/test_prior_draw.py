@@ -190,6 +190,8 @@ class TestSampleUniforms:
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"temperature": -1.0}, "temperature must be positive, got -1.0"),
         ({"temperature": float("nan")}, "temperature must be positive, got nan"),
+        ({"sketch_temperature": 0.0}, "sketch_temperature must be positive, got 0.0"),
+        ({"sketch_temperature": float("nan")}, "sketch_temperature must be positive, got nan"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"tile_size": 0}, "tile_size must be at least 1, got 0"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.given_sketches import bits_of_levels, draw_given_sketches
+from monai_vqprior.errors import InputError
 from monai_vqprior.inferers import VQPriorInferer, sample_uniforms
 from monai_vqprior.losses import BitsPerCodeLoss, code_bits
 from monai_vqprior.networks import CodeContext, CodeSketch, GatedPixelCNN, HierarchicalPrior
@@ -247,8 +248,28 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
             visited.append(uniforms[1].item())
             return original(self, logits, uniforms)
 
+        draw_sketch = draw
+
     Watched(tile_size=4).sample(prior, [1], seed=3)
     assert visited == sample_uniforms(3, 1, prior.num_draws).tolist()
+
+
+def test_sketches_have_a_temperature_of_their_own() -> None:
+    """Both levels by hand, of the same random numbers: two inferers, each with one temperature."""
+    prior = hierarchical(SIZES["2-D"])
+    sampled = VQPriorInferer(temperature=0.5, sketch_temperature=3, tile_size=8).sample(prior, range(8), seed=3)
+    draws = torch.from_numpy(np.stack([sample_uniforms(3, i, prior.num_draws) for i in range(8)], 1))
+    coarse, fine = VQPriorInferer(temperature=3), VQPriorInferer(temperature=0.5)
+    sketch = prior.sketch_prior.generate(lambda i, logits: coarse.draw(logits, draws[i]), 8)
+    first = prior.sketch_prior.num_draws
+    context = prior.code_context(sketch)
+    codes = prior.code_prior.generate(lambda i, logits: fine.draw(logits, draws[first + i]), 8, context=context)
+    assert torch.equal(sampled, codes)
+    one = VQPriorInferer(temperature=0.5, tile_size=8).sample(prior, range(8), seed=3)
+    assert not torch.equal(sampled, one)
+    assert torch.equal(VQPriorInferer(0.5, tile_size=8, sketch_temperature=0.5).sample(prior, range(8), seed=3), one)
+    with pytest.raises(InputError, match=r"sketch_temperature .* got 0\.5 for a prior without any"):
+        VQPriorInferer(sketch_temperature=0.5).sample(prior.code_prior, [0])
 
 
 def test_what_is_given_settles_the_sketch_of_whole_blocks() -> None:
