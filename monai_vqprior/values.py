@@ -224,7 +224,7 @@ SIZE = either(whole(1, 8192), several(whole(1, 8192), 2, 2, "a height and a widt
 SEED = whole(0, 2**32 - 1)
 _SHARE = number(0, 1)
 _BLOCKS = either(whole(0, 64), several(whole(0, 64)))
-_RANGE = either(number(0, 1e6), several(number(-1e6, 1e6), 2, 2, "two numbers, such as [0.8,1.25]"))
+_RANGE = either(number(0, 1e6), several(number(-1e6, 1e6), 2, 2, "two numbers, such as [-0.1,0.2]"))
 
 
 #: Names of columns as text, with or without brackets: dementia or [dementia,slice].

@@ -342,8 +342,8 @@ class VQPriorInferer(Inferer):
         size = _grid_size(network, spatial_size)
         if self.sketch_temperature is not None and num_draws(network, size) == math.prod(size):
             raise InputError(
-                f"sketch_temperature is for priors that draw sketches, got {self.sketch_temperature} for a prior without "
-                "any: leave it out."
+                f"sketch_temperature is for priors that draw sketches, got {self.sketch_temperature} for one without: "
+                "leave it out."
             )
         num_codes = getattr(network, "num_embeddings", None)
         rows = conditioning.rows(len(wanted), size, num_codes, self.guidance_scale != 1, _num_contexts(network))

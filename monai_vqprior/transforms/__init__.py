@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from monai_vqprior.transforms.io import LoadSlice, LoadSliced
 from monai_vqprior.transforms.masks import LoadMask, fill_from_nearest
+from monai_vqprior.transforms.ranges import axis_ranges
 from monai_vqprior.transforms.scale import EIGHT_BITS, find_max_value
 from monai_vqprior.transforms.unit_range import BytesToUnit, BytesToUnitd, UnitToBytes
 
@@ -24,6 +25,7 @@ __all__ = [
     "LoadSlice",
     "LoadSliced",
     "UnitToBytes",
+    "axis_ranges",
     "fill_from_nearest",
     "find_max_value",
 ]

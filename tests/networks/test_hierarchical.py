@@ -268,7 +268,7 @@ def test_sketches_have_a_temperature_of_their_own() -> None:
     one = VQPriorInferer(temperature=0.5, tile_size=8).sample(prior, range(8), seed=3)
     assert not torch.equal(sampled, one)
     assert torch.equal(VQPriorInferer(0.5, tile_size=8, sketch_temperature=0.5).sample(prior, range(8), seed=3), one)
-    with pytest.raises(InputError, match=r"sketch_temperature .* got 0\.5 for a prior without any"):
+    with pytest.raises(InputError, match=r"sketch_temperature .* got 0\.5 for one without"):
         VQPriorInferer(sketch_temperature=0.5).sample(prior.code_prior, [0])
 
 
