@@ -276,7 +276,11 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
         "temperature",
         "temperature of the distribution; below 1 samples are more typical, less diverse (default: 0.8, for volumes 1)",
     )
-    _setting(command, "sketch_temperature", "temperature of the sketches, which are drawn first (default: the same)")
+    _setting(
+        command,
+        "sketch_temperature",
+        "temperature of the sketches, which are drawn first (default: that of the weights)",
+    )
     _setting(command, "top_k", "draw from the k most probable codes (default: all)")
     _setting(
         command, "top_p", "draw from the smallest set of codes whose probability reaches this value (default: all)"

@@ -22,7 +22,7 @@ from monai_vqprior.runs.weights import locate
 
 __all__ = ["SINGLE_SLICES", "find_prior_settings"]
 
-#: The settings that depend on the data of a training, as they are of a prior of single slices without conditions.
+#: The settings that a training leaves to those who use its prior, as they are of a prior of single slices without conditions.
 SINGLE_SLICES: dict[str, Any] = {
     "conditions": [],
     "neighbor_context": False,
@@ -32,6 +32,7 @@ SINGLE_SLICES: dict[str, Any] = {
     "head_slices": None,
     "head_axis": None,
     "head_affine": None,
+    "sketch_temperature": None,
 }
 
 
