@@ -109,8 +109,8 @@ def test_network_definitions_agree() -> None:
     # What the data makes of a prior, the configurations that use one read beside its weights.
     for key, value in SINGLE_SLICES.items():
         assert key in prior["settings"]
-        # A training has two slices below, a convolution of what is given, and sketches; settings without these keys have
-        # none of it.
+        # A training has two slices below, a convolution of what is given, and sketches; settings without these keys
+        # have none of it.
         more = {"neighbor_slices": 2, "given_kernel_size": 3, "sketch_temperature": prior["sketch_temperature"]}
         assert prior.get(key, value) == more.get(key, value)
         assert parser("sample_volumes")[key] == f"$@prior_settings['{key}']"
