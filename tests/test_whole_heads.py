@@ -76,8 +76,8 @@ def test_volumes_and_single_slices(run: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "volumes.json").read_text())
     assert record["num_volumes"] == 3
     section = (DOCS / "reference" / "output-files.md").read_text().split("## volumes.json")[1].split("\n## ")[0]
-    as_of_samples = "seed _target_ temperature sketch_temperature guidance_scale tile_size num_workers device".split()
-    told = {*re.findall(r"`(\w+)`", section), *as_of_samples, "autoencoder_weights", "prior_weights"}
+    told = set(re.findall(r"`(\w+)`", section)) | {"seed", "_target_", "num_workers", "device"}
+    told |= {"temperature", "sketch_temperature", "guidance_scale", "tile_size", "autoencoder_weights", "prior_weights"}
     assert set(record) | {"num_samples"} == told
     with Image.open(tmp_path / "volumes.png") as sheet:
         assert sheet.height > 3 * 32

@@ -22,7 +22,7 @@ from monai_vqprior.runs.weights import locate
 
 __all__ = ["SINGLE_SLICES", "find_prior_settings"]
 
-#: The settings that a training leaves to those who use its prior, as they are of one of single slices without conditions.
+#: What a training leaves to those who use its prior, as it is of a prior of single slices without conditions.
 SINGLE_SLICES: dict[str, Any] = {
     "conditions": [],
     "neighbor_context": False,
