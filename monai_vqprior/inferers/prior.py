@@ -340,11 +340,7 @@ class VQPriorInferer(Inferer):
         if seed < 0 or any(index < 0 for index in wanted):
             raise InputError(f"seed and indices must not be negative, got {seed} and {min(wanted, default=0)}.")
         size = _grid_size(network, spatial_size)
-        if self.sketch_temperature is not None and num_draws(network, size) == math.prod(size):
-            raise InputError(
-                f"sketch_temperature is for priors that draw sketches, got {self.sketch_temperature} for one without: "
-                "leave it out."
-            )
+        self.check(network, size)
         num_codes = getattr(network, "num_embeddings", None)
         rows = conditioning.rows(len(wanted), size, num_codes, self.guidance_scale != 1, _num_contexts(network))
         rows = given_as_context(rows, getattr(network, "context_names", ()))
@@ -372,6 +368,24 @@ class VQPriorInferer(Inferer):
             for _ in range(draws):
                 report()
             yield tile.rows, grids
+
+    def check(self, network: Any, spatial_size: Sequence[int] | None = None) -> None:
+        """
+        Whether a network can be sampled as this inferer is set; before anything is drawn or written.
+
+        Args:
+            network: a prior.
+            spatial_size: as in :meth:`sample`.
+
+        Raises:
+            InputError: when ``sketch_temperature`` is set and the network draws no sketches.
+        """
+        size = _grid_size(network, spatial_size)
+        if self.sketch_temperature is not None and num_draws(network, size) == math.prod(size):
+            raise InputError(
+                f"sketch_temperature is for priors that draw sketches, got {self.sketch_temperature} for one without: "
+                "leave it out."
+            )
 
     def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """

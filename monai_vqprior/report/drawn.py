@@ -223,7 +223,11 @@ def settings_of(
         seed: seed of the run.
         conditions: rows of ``labels`` and ``values``, those that there are.
         drawn: names of those that nobody asked for.
+
+    Raises:
+        InputError: when the prior cannot be sampled as the inferer is set (:meth:`VQPriorInferer.check`).
     """
+    inferer.check(prior)
     return {
         "seed": seed,
         **component_config(inferer),

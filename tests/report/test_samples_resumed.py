@@ -258,9 +258,19 @@ class TestSamplesThatAreThere:
             draw(tmp_path / "out")
 
 
-def test_guidance_without_a_condition_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="guidance_scale stresses a condition"):
-        draw(tmp_path, inferer={"guidance_scale": 2.0})
+@pytest.mark.parametrize(
+    ("inferer", "message"),
+    [
+        ({"guidance_scale": 2.0}, "guidance_scale stresses a condition"),
+        ({"sketch_temperature": 0.5}, "sketch_temperature is for priors that draw sketches"),
+    ],
+    ids=["guidance without a condition", "no sketches"],
+)
+def test_what_the_prior_cannot_do_is_refused_before_anything_is_written(
+    inferer: dict[str, float], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        draw(tmp_path, inferer=inferer)
     assert not contents(tmp_path)
 
 
