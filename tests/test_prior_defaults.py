@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,24 @@ def test_the_coarsest_sketch_has_at_most_eight_positions_an_axis(
         found.append(prior.sketch.spatial_size)
         prior = prior.sketch_prior
     assert found == sketches
+
+
+@pytest.mark.parametrize(
+    ("settings", "temperature"),
+    [
+        ({"spatial_size": 128}, 0.9),
+        ({"spatial_size": 256}, 0.6),
+        ({"spatial_size": 256, "prior_sketch_levels": 1}, 0.9),
+        ({"prior_sketch_block": 0}, None),
+        ({"prior_sketch_block": 0, "prior_sketch_levels": 2}, None),
+        ({"sketch_temperature": 0.7}, 0.7),
+    ],
+    ids=str,
+)
+def test_a_training_tells_the_temperature_of_its_sketches(settings: dict[str, Any], temperature: float | None) -> None:
+    parser = ConfigParser(load_configs(bundle_root(), ["train.json", "train_prior.json"]))
+    parser.update(settings)
+    assert parser.get_parsed_content("sketch_temperature") == temperature
 
 
 @pytest.fixture

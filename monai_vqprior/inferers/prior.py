@@ -384,7 +384,7 @@ class VQPriorInferer(Inferer):
         if self.sketch_temperature is not None and num_draws(network, size) == math.prod(size):
             raise InputError(
                 f"sketch_temperature is for priors that draw sketches, got {self.sketch_temperature} for one without: "
-                "leave it out."
+                "leave it out, or make it None."
             )
 
     def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
@@ -402,8 +402,9 @@ class VQPriorInferer(Inferer):
 
     def draw_sketch(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """Draw codes of a sketch: as :meth:`draw`, at the temperature of sketches."""
-        temperature = self.temperature if self.sketch_temperature is None else self.sketch_temperature
-        return self._draw_at(temperature, logits, uniforms)
+        if self.sketch_temperature is None:
+            return self.draw(logits, uniforms)
+        return self._draw_at(self.sketch_temperature, logits, uniforms)
 
     def _draw_at(self, temperature: float, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """Draw codes at a temperature."""

@@ -163,6 +163,8 @@ def textured(places: np.ndarray) -> np.ndarray:
     return np.where(inside, 100 + 40 * values / folds.std(), 0).clip(0).astype(np.float32)
 
 
+# torch says so of two workers on one core
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_two_heads_in_the_space_of_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One is the template's own in another place and size; the other lies as the template does, stored mirrored."""
     grid = np.moveaxis(np.indices((50, 50, 50)), 0, -1) * 4.0 - 98

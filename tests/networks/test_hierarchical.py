@@ -248,8 +248,6 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
             visited.append(uniforms[1].item())
             return original(self, logits, uniforms)
 
-        draw_sketch = draw
-
     Watched(tile_size=4).sample(prior, [1], seed=3)
     assert visited == sample_uniforms(3, 1, prior.num_draws).tolist()
 
