@@ -27,13 +27,15 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import codebook, gpu, planted, sampler
+from benchmarks import codebook, gpu, planted, sampler, white_matter
 from benchmarks.memory import peak_in_new_process
 from benchmarks.prior import Transformer
 from benchmarks.record import make_record
 from benchmarks.tables import DOCUMENTS, RESULTS, ROOT, filled, records_of
 from monai_vqprior.errors import InputError
 from monai_vqprior.files import write_png
+from monai_vqprior.volumes import Placement, Slab, write_placement
+from monai_vqprior.volumes.template import MNI152
 
 FIELDS = {"command", "date", "commit", "machine", "versions", "summary", "tables"}
 RECORDS = sorted(RESULTS.glob("*.json"))
@@ -177,6 +179,36 @@ def test_copies_are_planted_and_counted(phantom: Path, tmp_path: Path, monkeypat
     assert all(map(np.array_equal, pictures(drawn / "samples"), before))  # the run is left as it is
     with pytest.raises(InputError, match="of 2 samples"):
         planted.measure(str(phantom), str(drawn), tmp_path / "other", 3)
+
+
+def test_the_brightness_of_white_matter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two heads whose white matter has 200 and 220 of 255 throughout, but for a quarter that is white in the second."""
+    slab = Slab(num_slices=2, size=8)
+    inside = np.zeros((2, 8, 8), bool)
+    inside[:, 2:6, 2:6] = True
+    monkeypatch.setattr(white_matter, "_white_matter", lambda asked: inside if asked == slab else None)
+    for case, brightness in (("001", 200), ("002", 220)):
+        placement = Placement("head.nii", (8, 8, 8), np.eye(4), np.eye(4), slab, "template", MNI152)
+        write_placement(tmp_path / "transforms" / f"case_{case}.json", placement)
+        for index in range(2):
+            picture = np.where(inside[index], brightness, 100).astype(np.uint8)
+            picture[0] = 0
+            if case == "002":
+                picture[2:4, 2:4] = 255
+            write_png(tmp_path / "keras_png_slices_train" / f"case_{case}_slice_{index}.nii.png", picture)
+    row = record_of(white_matter, monkeypatch, tmp_path, tmp_path)["tables"]["brightness"][0]
+    assert (row["heads"], row["mean brightness, of 255"]) == (2, 210.0)
+    assert row["between heads, % of it"] == round(100 * 10 / 210, 2)
+    white_of_second = [255] * 4 + [220] * 12
+    assert row["within a head, % of it"] == round(50 * float(np.std(white_of_second) / np.mean(white_of_second)), 2)
+    assert row["clipped, % of the pixels"] == 12.5
+    brains = [[200] * 16 + [100] * 40, white_of_second + [100] * 40]
+    assert row["contrast of the brain, of 255"] == round(float(np.mean([np.std(brain) for brain in brains])), 1)
+
+
+def test_brightness_of_slices_that_are_in_no_template(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not hold slices of vqprior prepare in the space of MNI152"):
+        run(white_matter, monkeypatch, tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

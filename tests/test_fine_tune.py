@@ -162,11 +162,18 @@ def test_the_sketches_alone_with_another_sketch(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "--prior_code_batch_size 0 trains the sketches alone, and the codes of this prior are not trained yet"),
-        (["--prior_sketch_block", "0"], "--prior_code_batch_size is for a prior with a sketch"),
+        (
+            ["--prior_code_batch_size", "0"],
+            "--prior_code_batch_size 0 trains the sketches alone, and the codes of this prior are not trained yet",
+        ),
+        (
+            ["--prior_code_batch_size", "0", "--prior_sketch_block", "0"],
+            "--prior_code_batch_size is for a prior with a sketch",
+        ),
+        (["--sketch_temperature", "0.7", "--prior_sketch_block", "0"], "--sketch_temperature is for a prior with a"),
     ],
 )
-def test_sketches_alone_where_that_makes_no_prior(
+def test_options_of_sketches_that_make_no_prior(
     more: list[str],
     message: str,
     small_run: Path,
@@ -177,6 +184,6 @@ def test_sketches_alone_where_that_makes_no_prior(
     shutil.copytree(small_run / "models", tmp_path / "models", ignore=shutil.ignore_patterns("prior*"))
     shutil.copy(small_run / "splits.json", tmp_path)
     train = ["train", "--stage", "prior", "--dataset_dir", str(phantom), "--output_dir", str(tmp_path)]
-    assert main([*train, *QUICK, "--prior_code_batch_size", "0", *more]) == 2
+    assert main([*train, *QUICK, *more]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "models" / "prior_settings.json").exists()

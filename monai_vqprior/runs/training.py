@@ -117,23 +117,26 @@ class PriorTrainingRun(TrainingRun):
             tell("conditions:", table.describe(conditions))
         check_same_autoencoder(before, autoencoder, resumes)
 
-    def check_code_batch_size(self, code_batch_size: int | None, has_sketch: bool, trained: bool) -> None:
+    def check_sketch_options(
+        self, has_sketch: bool, code_batch_size: int | None, sketch_temperature: float | None, trained: bool
+    ) -> None:
         """
-        Refuse to train the prior of the sketches alone where that makes no whole prior.
+        Refuse options of the sketches for a prior that has none, and sketches alone where that makes no whole prior.
 
         Args:
-            code_batch_size: as in :class:`~monai_vqprior.networks.HierarchicalPrior`.
             has_sketch: whether there is a sketch.
+            code_batch_size: as in :class:`~monai_vqprior.networks.HierarchicalPrior`.
+            sketch_temperature: as in :class:`~monai_vqprior.inferers.VQPriorInferer`.
             trained: whether the run begins with weights whose codes are trained.
 
         Raises:
-            InputError: when codes are to learn from fewer grids than the sketches and there is no sketch, or from none
-                although they are new.
+            InputError: when an option is set and there is no sketch, or when codes are to learn from no grids although
+                they are new.
         """
-        if code_batch_size is None:
-            return
-        if not has_sketch:
-            raise InputError("--prior_code_batch_size is for a prior with a sketch: leave it out, or give it a sketch.")
+        told = {"prior_code_batch_size": code_batch_size, "sketch_temperature": sketch_temperature}
+        for name, value in told.items():
+            if value is not None and not has_sketch:
+                raise InputError(f"--{name} is for a prior with a sketch: leave it out, or give it a sketch.")
         if code_batch_size == 0 and not trained:
             raise InputError(
                 "--prior_code_batch_size 0 trains the sketches alone, and the codes of this prior are not trained yet: "
