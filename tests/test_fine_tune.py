@@ -100,6 +100,24 @@ def test_weights_that_are_missing_or_do_not_fit(
         assert message in capsys.readouterr().err
 
 
+def test_weights_that_the_run_would_replace(
+    bundle: Path, phantom: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the folder of the bundle, and with --overwrite in that of a training."""
+    shutil.copytree(small_run, tmp_path / "run")
+    copy = copy_bundle(str(tmp_path / "copy"), str(bundle))
+    trained = tmp_path / "run" / "models" / "prior.pt"
+    again = ["--stage", "prior", "--overwrite", "--pretrained", str(trained)]
+    for given, folder, more, file in [
+        (copy, copy, [], copy / "models" / "model.pt"),
+        (bundle, tmp_path / "run", again, trained),
+    ]:
+        before = file.read_bytes()
+        assert tune(given, phantom, folder, *more) == 2
+        assert f"{file} would be replaced by the run that begins with it" in capsys.readouterr().err
+        assert file.read_bytes() == before
+
+
 def test_an_autoencoder_has_no_conditions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those beside its weights are of the prior."""
     network = torch.nn.Linear(2, 2)

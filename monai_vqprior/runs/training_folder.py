@@ -38,6 +38,8 @@ class TrainingFolder:
         settings_file: file of the network's settings; beside the weights by default.
         overwrite: whether an earlier run may be replaced; its files are removed.
         resume: whether to continue an earlier run.
+        pretrained: weights that the run begins with, which it must neither remove nor move; None where it begins with
+            random ones.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class TrainingFolder:
         settings_file: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         resume: bool = False,
+        pretrained: str | os.PathLike[str] | None = None,
     ) -> None:
         self.path = Path(output_dir)
         self.checkpoint = Path(checkpoint)
@@ -55,6 +58,7 @@ class TrainingFolder:
         self.settings_file = Path(settings_file or self.checkpoint.with_name(AUTOENCODER_SETTINGS))
         self.overwrite = overwrite
         self.resume = resume
+        self.pretrained = None if pretrained is None else Path(pretrained)
 
     @property
     def resumed(self) -> Path | None:
@@ -81,7 +85,7 @@ class TrainingFolder:
 
         Raises:
             InputError: when there is an earlier run that may neither be replaced nor resumed, when both are asked for,
-                and when a folder cannot be written to.
+                when the run would replace the weights that it begins with, and when a folder cannot be written to.
         """
         if self.overwrite and self.resume:
             raise InputError("--overwrite and --resume contradict one another: pass one of them.")
@@ -92,8 +96,20 @@ class TrainingFolder:
                 f"{found} exists: this output_dir holds a run already; pass --resume to go on with it, --overwrite "
                 "to replace it, or another --output_dir."
             )
+        if self.pretrained is not None and self.pretrained.resolve() in [path.resolve() for path in self._replaced]:
+            raise InputError(
+                f"{self.pretrained} would be replaced by the run that begins with it: give another --output_dir."
+            )
         for place in dict.fromkeys((self.checkpoint.parent, self.last_state.parent, self.path)):
             check_writable(place)
+
+    @property
+    def _replaced(self) -> list[Path]:
+        """What :meth:`claim` removes or moves, where it exists."""
+        weights, state = self.checkpoint, self.last_state
+        if self.overwrite:
+            return [weights, path_before(weights), state, path_before(state)]
+        return [] if state_to_resume(state) else [weights]
 
     def claim(self) -> None:
         """
@@ -106,9 +122,9 @@ class TrainingFolder:
             InputError: as :meth:`check`, and when a folder cannot be made.
         """
         self.check()
-        weights, state = self.checkpoint, self.last_state
+        weights = self.checkpoint
         try:
-            for folder in (self.path, weights.parent, state.parent):
+            for folder in (self.path, weights.parent, self.last_state.parent):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
@@ -117,9 +133,9 @@ class TrainingFolder:
         if idist.get_rank() != 0:  # one process moves and removes
             return
         if self.overwrite:
-            for path in (weights, path_before(weights), state, path_before(state)):
+            for path in self._replaced:
                 path.unlink(missing_ok=True)
-        elif weights.is_file() and state_to_resume(state) is None:
+        elif weights.is_file() and weights in self._replaced:
             aside = _unused(path_before(weights))
             weights.rename(aside)
             tell(f"{weights} belongs to no training that has begun: moved to {aside}")

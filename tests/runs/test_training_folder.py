@@ -99,6 +99,46 @@ class TestTrainingFolder:
             "models/model_before_3.pt": "third",
         }
 
+    @pytest.mark.parametrize(
+        ("pretrained", "existing", "options"),
+        [
+            (CKPT, [CKPT], {}),
+            (CKPT, [CKPT], {"resume": True}),
+            (CKPT, [CKPT, LAST], {"overwrite": True}),
+            (CKPT_BEFORE, [CKPT_BEFORE, LAST], {"overwrite": True}),
+        ],
+    )
+    def test_a_run_does_not_replace_what_it_begins_with(
+        self, tmp_path: Path, pretrained: str, existing: list[str], options: dict[str, bool]
+    ) -> None:
+        (tmp_path / "models").mkdir()
+        for name in existing:
+            (tmp_path / name).write_text(name)
+        (tmp_path / "link").symlink_to(tmp_path)
+        for way in (tmp_path, tmp_path / "link"):
+            folder = TrainingFolder(tmp_path, tmp_path / CKPT, tmp_path / LAST, **options, pretrained=way / pretrained)
+            with pytest.raises(InputError, match="would be replaced by the run that begins with it: give another"):
+                folder.claim()
+        assert {name: name for name in existing}.items() <= files_below(tmp_path).items()
+
+    @pytest.mark.parametrize(
+        ("pretrained", "existing", "options"),
+        [
+            (CKPT, [CKPT, LAST], {"resume": True}),
+            (CKPT_BEFORE, [CKPT_BEFORE], {}),
+            ("other.pt", ["other.pt", CKPT], {"overwrite": True}),
+        ],
+    )
+    def test_it_may_begin_with_what_it_leaves(
+        self, tmp_path: Path, pretrained: str, existing: list[str], options: dict[str, bool]
+    ) -> None:
+        (tmp_path / "models").mkdir()
+        for name in existing:
+            (tmp_path / name).write_text(name)
+        kept = tmp_path / pretrained
+        TrainingFolder(tmp_path, tmp_path / CKPT, tmp_path / LAST, **options, pretrained=kept).claim()
+        assert kept.read_text() == pretrained
+
     def test_files_may_lie_elsewhere(self, tmp_path: Path) -> None:
         TrainingFolder(tmp_path / "run", tmp_path / "a" / "model.pt", tmp_path / "b" / "last.pt").claim()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "run"]
