@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ CKPT_BEFORE, BEFORE = "models/model_before.pt", "models/last_before.pt"
 
 def files_below(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_files(folder: Path, names: Iterable[str]) -> None:
+    """Each file has its name as its text."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
 
 
 def folder_of(run: Path, names: tuple[str, str] = (CKPT, LAST), **options: bool) -> TrainingFolder:
@@ -63,9 +71,7 @@ class TestTrainingFolder:
     ) -> None:
         run = tmp_path / "run"
         others = ["models/prior.pt", "metrics.json"] if existing else []
-        for name in [*existing, *others]:
-            (run / name).parent.mkdir(parents=True, exist_ok=True)
-            (run / name).write_text(name)
+        write_files(run, [*existing, *others])
         folder = folder_of(run, overwrite=overwrite, resume=resume)
         before = files_below(tmp_path)
         if refusal is None:
@@ -111,9 +117,7 @@ class TestTrainingFolder:
     def test_a_run_does_not_replace_what_it_begins_with(
         self, tmp_path: Path, pretrained: str, existing: list[str], options: dict[str, bool]
     ) -> None:
-        (tmp_path / "models").mkdir()
-        for name in existing:
-            (tmp_path / name).write_text(name)
+        write_files(tmp_path, existing)
         (tmp_path / "link").symlink_to(tmp_path)
         for way in (tmp_path, tmp_path / "link"):
             folder = TrainingFolder(tmp_path, tmp_path / CKPT, tmp_path / LAST, **options, pretrained=way / pretrained)
@@ -132,9 +136,7 @@ class TestTrainingFolder:
     def test_it_may_begin_with_what_it_leaves(
         self, tmp_path: Path, pretrained: str, existing: list[str], options: dict[str, bool]
     ) -> None:
-        (tmp_path / "models").mkdir()
-        for name in existing:
-            (tmp_path / name).write_text(name)
+        write_files(tmp_path, existing)
         kept = tmp_path / pretrained
         TrainingFolder(tmp_path, tmp_path / CKPT, tmp_path / LAST, **options, pretrained=kept).claim()
         assert kept.read_text() == pretrained
